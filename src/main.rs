@@ -1,0 +1,4 @@
+//! The `warren` command.
+#![forbid(unsafe_code)]
+
+fn main() {}
