@@ -1,2 +1,22 @@
 //! Warren: a WebSocket broadcast server that scales out on RabbitMQ.
+//!
+//! A session lives on the instance that accepted it. What its client says goes to the [`broker`], and whatever the
+//! broker delivers the [`hub`] hands to every [`session`] of the instance: one way out, for local and remote messages
+//! alike. `ARCHITECTURE.md` walks one message through these modules.
 #![forbid(unsafe_code)]
+
+pub mod app;
+pub mod config;
+
+pub mod http;
+pub mod outbox;
+pub mod protocol;
+pub mod session;
+
+pub mod broker;
+pub mod hub;
+
+pub mod close;
+pub mod instance;
+pub mod message;
+pub mod topic;

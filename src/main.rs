@@ -1,4 +1,69 @@
-//! The `warren` command.
+//! The `warren` command: configuration, build, run, signal, drain.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use warren::app::App;
+use warren::config::{self, Command, Config};
+
+fn main() -> ExitCode {
+    match config::from_args(std::env::args_os(), std::env::vars_os()) {
+        Ok(Command::Serve(config)) => match serve(*config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("warren: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(Command::PrintSample) => print(&config::sample()),
+        Ok(Command::PrintMarkdown) => print(&config::markdown()),
+        Err(exit) => exit.report(),
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    env_logger::Builder::new().parse_filters(config.log.as_str()).init();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if config.worker_threads > 0 {
+        runtime.worker_threads(config.worker_threads);
+    }
+    let runtime = runtime.enable_all().build().context("cannot start the worker threads")?;
+    runtime.block_on(async {
+        let shutdown = shutdown()?;
+        let app = App::bind(config)?;
+        println!("Warren is at {} (instance {}). Stop it with Ctrl-C.", app.url(), app.instance());
+        app.run(shutdown).await?;
+        log::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Ready at the first SIGTERM or SIGINT; the second ends the process at once.
+fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    Ok(async move {
+        log::info!("{}: stopping; the same again stops at once", next().await);
+        tokio::spawn(async move {
+            log::warn!("{}: stopped at once", next().await);
+            std::process::exit(130);
+        });
+    })
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

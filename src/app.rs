@@ -1,0 +1,210 @@
+//! The composition root: builds an instance from its configuration, runs it, stops it. Nothing else knows which
+//! broker is in use.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::broker::memory::MemoryExchange;
+use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings};
+use crate::broker::{Broker, DELIVERIES_WAITING_MAX};
+use crate::config::{BrokerChoice, BrokerUri, Config};
+use crate::http::{Listener, Site};
+use crate::hub::Hub;
+use crate::instance::{Incarnation, InstanceName};
+use crate::message::{Message, MessageIds};
+use crate::session::{Limits, Sessions};
+
+/// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
+const FILES_KEPT_FREE: u64 = 128;
+
+/// Time to settle what is still on its way to the broker after the sessions are gone.
+const BROKER_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One instance, bound to its port.
+pub struct App {
+    config: Config,
+    listener: Listener,
+    incarnation: Incarnation,
+    exchange: MemoryExchange,
+}
+
+impl App {
+    /// Binds the port and settles the instance's name.
+    pub fn bind(config: Config) -> anyhow::Result<App> {
+        let listener = Listener::bind(config.host, config.port).map_err(|error| {
+            let option = match error.source.kind() {
+                std::io::ErrorKind::AddrInUse | std::io::ErrorKind::PermissionDenied => {
+                    format!("--port {}", config.port)
+                }
+                _ => format!("--host {}", config.host),
+            };
+            anyhow::Error::new(error).context(option)
+        })?;
+        let name = match &config.instance {
+            Some(name) => name.clone(),
+            None => InstanceName::from_address(own_address(), listener.address().port()),
+        };
+        Ok(App { config, listener, incarnation: Incarnation::begin(name), exchange: MemoryExchange::default() })
+    }
+
+    /// Uses `exchange` for the in-process broker, so that several instances of one process hear each other.
+    pub fn with_exchange(self, exchange: MemoryExchange) -> App {
+        App { exchange, ..self }
+    }
+
+    /// The bound address, with the port that was taken.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// The instance's name.
+    pub fn instance(&self) -> &InstanceName {
+        self.incarnation.name()
+    }
+
+    /// Where a browser finds the page.
+    pub fn url(&self) -> String {
+        let address = self.address();
+        if address.ip().is_unspecified() {
+            format!("http://localhost:{}/", address.port())
+        } else {
+            format!("http://{address}/")
+        }
+    }
+
+    /// Serves until `shutdown` is ready, then closes the sessions in good order and leaves the broker.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let drain_timeout = Duration::from_millis(self.config.drain_timeout_ms);
+        let hub = Hub::start(tokio::runtime::Handle::current().metrics().num_workers());
+        let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
+        let (broker, refused) = self.broker(deliveries)?;
+        let sessions =
+            Sessions::new(limits(&self.config), hub.clone(), broker.clone(), MessageIds::new(self.incarnation.clone()));
+        let site = Arc::new(Site {
+            incarnation: self.incarnation.clone(),
+            sessions: sessions.clone(),
+            link: broker.link(),
+            allowed_origins: self.config.allowed_origins.clone(),
+            trusted_proxies: self.config.trusted_proxies.clone(),
+            handshake_timeout: Duration::from_millis(self.config.handshake_timeout_ms),
+        });
+        let fan_out = tokio::spawn(hub.run(self.incarnation.name().clone(), delivered));
+        let sweep = tokio::spawn(sessions.clone().sweep());
+        let outcome = tokio::select! {
+            () = self.listener.serve(site) => Ok(()),
+            () = shutdown => Ok(()),
+            taken = name_taken(refused) => Err(taken.into()),
+        };
+        if !sessions.drain_within(drain_timeout).await {
+            log::warn!(
+                "{} sessions did not close within --drain-timeout-ms {}",
+                sessions.count(),
+                drain_timeout.as_millis()
+            );
+        }
+        if tokio::time::timeout(BROKER_CLOSE_TIMEOUT, broker.close()).await.is_err() {
+            log::warn!("the broker link did not close within {} s", BROKER_CLOSE_TIMEOUT.as_secs());
+        }
+        sweep.abort();
+        fan_out.abort();
+        outcome
+    }
+
+    /// The broker that the configuration names, and word of it should it never let this instance in.
+    fn broker(
+        &self,
+        deliveries: mpsc::Sender<Vec<Message>>,
+    ) -> anyhow::Result<(Arc<dyn Broker>, Option<oneshot::Receiver<NameTaken>>)> {
+        let config = &self.config;
+        match &config.broker {
+            BrokerChoice::Memory => Ok((Arc::new(self.exchange.attach(deliveries)), None)),
+            BrokerChoice::Amqp(uris) => {
+                let settings = Settings {
+                    endpoints: endpoints(config, uris)?,
+                    prefix: config.prefix.to_string(),
+                    incarnation: self.incarnation.clone(),
+                    queue_bytes_max: config.broker_queue_bytes_max,
+                    publish_window: config.publish_window.into(),
+                    publish_timeout: Duration::from_millis(config.publish_timeout_ms),
+                    message_bytes_max: config.message_bytes_max,
+                };
+                let (broker, refused) = RabbitMq::start(settings, deliveries);
+                Ok((Arc::new(broker), Some(refused)))
+            }
+        }
+    }
+}
+
+fn endpoints(config: &Config, uris: &[BrokerUri]) -> anyhow::Result<Vec<Endpoint>> {
+    let ca_pem = match &config.broker_ca_file {
+        Some(path) => {
+            let shown = format!("--broker-ca-file {}", path.display());
+            Some(std::fs::read_to_string(path).context(shown)?)
+        }
+        None => None,
+    };
+    let endpoint =
+        |uri: &BrokerUri| Endpoint::new(uri.expose(), uri.to_string(), ca_pem.clone(), config.broker_heartbeat_s);
+    uris.iter().map(endpoint).collect::<Result<_, _>>().context("--broker")
+}
+
+/// Ready only if the broker refuses this instance for good.
+async fn name_taken(refused: Option<oneshot::Receiver<NameTaken>>) -> NameTaken {
+    if let Some(refused) = refused {
+        if let Ok(taken) = refused.await {
+            return taken;
+        }
+    }
+    std::future::pending().await
+}
+
+/// This host's address as others see it; loopback on a host without network.
+fn own_address() -> IpAddr {
+    local_ip_address::local_ip().unwrap_or_else(|error| {
+        log::warn!("this host's address is not known ({error}): the instance is named after 127.0.0.1");
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    })
+}
+
+fn limits(config: &Config) -> Limits {
+    let millis = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Limits {
+        message_bytes_max: config.message_bytes_max,
+        outbox_bytes_max: config.outbox_bytes_max,
+        sessions_max: sessions_max(config.sessions_max),
+        ping_interval_ms: millis(config.ping_interval_ms),
+        idle_timeout_ms: millis(config.idle_timeout_ms),
+        close_timeout_ms: millis(config.close_timeout_ms),
+        answer_keep_alive: config.answer_keep_alive,
+    }
+}
+
+/// What is asked for, as far as the limit of open files allows (0 asks for that): past it connections could not even
+/// be refused. The soft limit is raised to the hard one first.
+fn sessions_max(asked: usize) -> usize {
+    let files = raise_open_files();
+    let allowed = usize::try_from(files.saturating_sub(FILES_KEPT_FREE).max(1)).unwrap_or(usize::MAX);
+    if asked > allowed {
+        log::warn!("--sessions-max {asked}: the limit of open files ({files}) allows {allowed}");
+    }
+    if asked == 0 { allowed } else { asked.min(allowed) }
+}
+
+/// The limit of open files, after raising it as far as this process may.
+fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(error) => {
+            log::warn!("the limit of open files cannot be raised to {:?}: {error}", limit.maximum);
+            limit.current.unwrap_or(u64::MAX)
+        }
+    }
+}

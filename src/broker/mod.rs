@@ -1,0 +1,154 @@
+//! Carrying messages between instances. A broker knows neither users nor sessions nor what a message means.
+
+pub mod memory;
+pub mod rabbitmq;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::message::Message;
+
+/// Batches of delivered messages that wait for the hub; past it the broker holds its own deliveries back.
+pub const DELIVERIES_WAITING_MAX: usize = 16;
+
+/// Carries messages from each instance to all that are meant, its own included.
+///
+/// What it delivers goes to the channel it was built with, in batches of what was ready; while that channel is full
+/// it takes no more from the wire.
+pub trait Broker: Send + Sync + 'static {
+    /// Hands a message over, waiting while the broker has as many under way as it may have.
+    ///
+    /// Order: messages that one caller hands over one after the other are delivered everywhere in that order.
+    /// Doubles: none, unless a publisher outside sends them. Loss: what becomes of the message is told to `receipt`,
+    /// exactly once, at the latest after the publish timeout. A refused message may still be delivered, if the link
+    /// broke between the broker and its answer. Cancellation: dropping the future before it is ready withdraws the
+    /// message and settles its receipt as refused.
+    fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()>;
+
+    /// The state of the link, now and whenever it changes.
+    fn link(&self) -> watch::Receiver<Link>;
+
+    /// Takes no more messages, waits for the outcome of those under way, leaves. The caller bounds the wait.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAccepted {
+    #[error("the link to the broker is down")]
+    LinkDown,
+    #[error("the broker has blocked publishers (memory or disk alarm)")]
+    Blocked,
+    #[error("the broker did not confirm it in time; it may have been delivered")]
+    Unconfirmed,
+    #[error("the broker refused it")]
+    Refused,
+    #[error("nobody is bound to receive it")]
+    Unroutable,
+    #[error("the instance is stopping")]
+    Stopping,
+}
+
+/// Who wants to know what became of a message.
+pub trait Sender: Send + Sync {
+    fn settled(&self, outcome: Result<(), NotAccepted>);
+}
+
+/// The promise to tell a message's sender what became of it. Dropped unsettled, it tells that nobody knows.
+pub struct Receipt {
+    sender: Option<Arc<dyn Sender>>,
+}
+
+impl Receipt {
+    pub fn to(sender: Arc<dyn Sender>) -> Receipt {
+        Receipt { sender: Some(sender) }
+    }
+
+    pub fn settle(mut self, outcome: Result<(), NotAccepted>) {
+        if let Some(sender) = self.sender.take() {
+            sender.settled(outcome);
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            sender.settled(Err(NotAccepted::Unconfirmed));
+        }
+    }
+}
+
+/// The link to the broker: one way to it, one way from it. Shown by `GET /readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// `memory` or `rabbitmq`.
+    pub kind: &'static str,
+    pub publishing: LinkState,
+    pub consuming: LinkState,
+}
+
+impl Link {
+    pub fn is_up(&self) -> bool {
+        self.publishing == LinkState::Up && self.consuming == LinkState::Up
+    }
+}
+
+/// One direction of the link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LinkState {
+    /// Not yet up for the first time.
+    Connecting,
+    Up,
+    /// The broker reads nothing from publishers (`connection.blocked`).
+    Blocked {
+        reason: String,
+    },
+    /// It broke, or could not be made; it is tried again.
+    Down {
+        reason: String,
+        /// No retry mends it: somebody must change a configuration, here or in the broker.
+        permanent: bool,
+    },
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkState::Connecting => f.write_str("connecting"),
+            LinkState::Up => f.write_str("up"),
+            LinkState::Blocked { reason } => write!(f, "blocked by the broker: {reason}"),
+            LinkState::Down { reason, permanent: false } => write!(f, "down: {reason}"),
+            LinkState::Down { reason, permanent: true } => write!(f, "down, and no retry mends it: {reason}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Result<(), NotAccepted>>>);
+
+    impl Sender for Heard {
+        fn settled(&self, outcome: Result<(), NotAccepted>) {
+            self.0.lock().unwrap().push(outcome);
+        }
+    }
+
+    #[test]
+    fn a_receipt_settles_exactly_once() {
+        let heard = Arc::new(Heard::default());
+        Receipt::to(heard.clone()).settle(Ok(()));
+        drop(Receipt::to(heard.clone()));
+        assert_eq!(*heard.0.lock().unwrap(), [Ok(()), Err(NotAccepted::Unconfirmed)]);
+    }
+}

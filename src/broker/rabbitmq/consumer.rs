@@ -1,0 +1,217 @@
+//! The way from the broker: attach, take what comes, hand it on in batches, acknowledge; attach anew when it breaks.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use deadpool_lapin::Object;
+use futures_util::{Stream, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Event};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::Settings;
+use super::connection::{Endpoints, discard};
+use super::envelope;
+use super::link::{Side, Trouble};
+use super::sequence::{Place, Tracker};
+use super::topology::{self, Failure, NameTaken, Names};
+use crate::message::Message;
+
+/// Messages that the broker sends ahead of our acks. Measured: no faster above; and a slow instance holds no more.
+const PREFETCH: u16 = 300;
+
+/// Acks are sent for this many at once (about 8 % of the cost of one each), or once a second.
+const ACK_EVERY: u64 = 100;
+const ACK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a new instance waits for its name to become free: the broker may not have noticed yet that the run
+/// before it is gone.
+const NAME_PATIENCE: Duration = Duration::from_secs(3);
+
+pub struct Consumer {
+    endpoints: Endpoints,
+    names: Names,
+    queue_bytes_max: u64,
+    message_bytes_max: usize,
+    deliveries: mpsc::Sender<Vec<Message>>,
+    side: Side,
+    tracker: Tracker,
+    attached_once: bool,
+}
+
+impl Consumer {
+    pub fn new(
+        endpoints: Endpoints,
+        names: Names,
+        settings: &Settings,
+        deliveries: mpsc::Sender<Vec<Message>>,
+        side: Side,
+    ) -> Consumer {
+        Consumer {
+            endpoints,
+            names,
+            queue_bytes_max: settings.queue_bytes_max,
+            message_bytes_max: settings.message_bytes_max,
+            deliveries,
+            side,
+            tracker: Tracker::default(),
+            attached_once: false,
+        }
+    }
+
+    /// Consumes until `stop`'s other end is dropped, or until the broker lets this instance never in.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<()>, refuse: oneshot::Sender<NameTaken>) {
+        let began = Instant::now();
+        loop {
+            let failure = match self.endpoints.connect().await {
+                Ok(connection) => {
+                    let failure = tokio::select! {
+                        failure = self.serve(&connection) => Some(failure),
+                        _ = &mut stop => None,
+                    };
+                    discard(connection).await;
+                    failure
+                }
+                Err(trouble) => Some(Failure::Trouble(trouble)),
+            };
+            let trouble = match failure {
+                None => return,
+                Some(Failure::NameTaken(taken)) if !self.attached_once && began.elapsed() > NAME_PATIENCE => {
+                    let _ = refuse.send(taken);
+                    return;
+                }
+                Some(Failure::NameTaken(taken)) => Trouble::permanent(taken.to_string()),
+                Some(Failure::Trouble(trouble)) => trouble,
+            };
+            let pause = self.side.down(&trouble);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = &mut stop => return,
+            }
+        }
+    }
+
+    /// Attaches and consumes; ends only by a failure.
+    async fn serve(&mut self, connection: &Object) -> Failure {
+        let mut events = std::pin::pin!(connection.events_listener());
+        match self.attach(connection).await {
+            Ok((channel, deliveries)) => {
+                self.attached_once = true;
+                self.side.up();
+                match self.consume(&channel, deliveries, &mut events).await {
+                    Ok(never) => match never {},
+                    Err(trouble) => Failure::Trouble(trouble),
+                }
+            }
+            Err(failure) => {
+                // Another node may serve us where this one lets us in and then fails.
+                self.endpoints.skip();
+                failure
+            }
+        }
+    }
+
+    async fn attach(&self, connection: &Object) -> Result<(Channel, lapin::Consumer), Failure> {
+        let (channel, queue) = topology::declare(connection, &self.names, self.queue_bytes_max).await?;
+        // Per consumer, not `global`, which RabbitMQ 4 has dropped.
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        // With acks: `no_ack` would ignore the prefetch and pile everything up in this process.
+        let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
+        let deliveries = channel.basic_consume(queue, "warren".into(), options, FieldTable::default()).await?;
+        Ok((channel, deliveries))
+    }
+
+    async fn consume(
+        &mut self,
+        channel: &Channel,
+        deliveries: lapin::Consumer,
+        events: &mut (impl Stream<Item = Event> + Unpin),
+    ) -> Result<Infallible, Trouble> {
+        let mut batches = deliveries.ready_chunks(PREFETCH.into());
+        let mut acks = Acks::new(channel);
+        let mut ack_due = tokio::time::interval(ACK_INTERVAL);
+        ack_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                batch = batches.next() => {
+                    let batch = batch.ok_or_else(|| Trouble::passing("the broker cancelled the consumer"))?;
+                    let last_tag = self.hand_on(batch).await?;
+                    acks.taken(last_tag).await?;
+                }
+                _ = ack_due.tick() => acks.send().await?,
+                event = events.next() => match event {
+                    Some(Event::Error(error)) => return Err(error.into()),
+                    Some(_) => {}
+                    None => return Err(Trouble::passing("the connection ended")),
+                },
+            }
+        }
+    }
+
+    /// Hands a batch on, waiting for room; the answer is the last delivery's tag.
+    async fn hand_on(&mut self, batch: Vec<Result<Delivery, lapin::Error>>) -> Result<u64, Trouble> {
+        let mut messages = Vec::with_capacity(batch.len());
+        let mut last_tag = 0;
+        let mut trouble = None;
+        for delivery in batch {
+            match delivery {
+                Ok(delivery) => {
+                    last_tag = delivery.delivery_tag;
+                    messages.extend(self.accept(delivery));
+                }
+                Err(error) => trouble = Some(Trouble::from(error)),
+            }
+        }
+        if !messages.is_empty() && self.deliveries.send(messages).await.is_err() {
+            return Err(Trouble::passing("the instance is stopping"));
+        }
+        trouble.map_or(Ok(last_tag), Err)
+    }
+
+    /// The delivery's message, unless it is a double or a foreign one beyond the limit.
+    fn accept(&mut self, delivery: Delivery) -> Option<Message> {
+        if delivery.data.len() > self.message_bytes_max {
+            let (bytes, max) = (delivery.data.len(), self.message_bytes_max);
+            log::warn!("dropped a message of {bytes} bytes that another program published: more than {max}");
+            return None;
+        }
+        let (message, origin) = envelope::open(delivery, &self.names);
+        if let Some(origin) = origin {
+            match self.tracker.place(origin.incarnation.as_str(), &message.target, origin.number) {
+                Place::Expected => {}
+                Place::AfterGap(missing) => log::warn!("{missing} messages of {} are missing", origin.incarnation),
+                Place::Double => return None,
+            }
+        }
+        Some(message)
+    }
+}
+
+/// Acknowledging in portions.
+struct Acks<'a> {
+    channel: &'a Channel,
+    last_tag: u64,
+    acked_tag: u64,
+}
+
+impl<'a> Acks<'a> {
+    fn new(channel: &'a Channel) -> Acks<'a> {
+        Acks { channel, last_tag: 0, acked_tag: 0 }
+    }
+
+    async fn taken(&mut self, last_tag: u64) -> Result<(), lapin::Error> {
+        self.last_tag = last_tag.max(self.last_tag);
+        if self.last_tag - self.acked_tag >= ACK_EVERY { self.send().await } else { Ok(()) }
+    }
+
+    async fn send(&mut self) -> Result<(), lapin::Error> {
+        if self.last_tag > self.acked_tag {
+            self.channel.basic_ack(self.last_tag, BasicAckOptions { multiple: true }).await?;
+            self.acked_tag = self.last_tag;
+        }
+        Ok(())
+    }
+}

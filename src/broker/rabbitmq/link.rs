@@ -1,0 +1,121 @@
+//! What is wrong with a link, and telling it: once in the log for each change, and in [`Link`] for `readyz`.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::ErrorKind;
+use lapin::protocol::AMQPErrorKind;
+use tokio::sync::watch;
+
+use super::super::{Link, LinkState};
+
+/// First pause before a link is tried again; doubled up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Why a link is not up.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    reason: String,
+    /// No retry mends it (403, 406, 530): a user, a right, a virtual host, an exchange of other kind.
+    permanent: bool,
+}
+
+impl Trouble {
+    pub fn passing(reason: impl Into<String>) -> Trouble {
+        Trouble { reason: reason.into(), permanent: false }
+    }
+
+    pub fn permanent(reason: impl Into<String>) -> Trouble {
+        Trouble { reason: reason.into(), permanent: true }
+    }
+
+    pub fn at(self, place: impl fmt::Display) -> Trouble {
+        Trouble { reason: format!("{place}: {}", self.reason), ..self }
+    }
+
+    /// One of several; permanent if every one of them is.
+    pub fn all(troubles: Vec<Trouble>) -> Trouble {
+        let permanent = !troubles.is_empty() && troubles.iter().all(|trouble| trouble.permanent);
+        let reasons: Vec<String> = troubles.into_iter().map(|trouble| trouble.reason).collect();
+        Trouble { reason: reasons.join("; "), permanent }
+    }
+}
+
+impl From<lapin::Error> for Trouble {
+    fn from(error: lapin::Error) -> Trouble {
+        match error.kind() {
+            ErrorKind::ProtocolError(amqp) => {
+                let code = amqp.get_id();
+                let text = format!("{code} {}", amqp.get_message());
+                // RabbitMQ's reply codes: https://www.rabbitmq.com/amqp-0-9-1-reference#constants
+                match (amqp.kind(), code) {
+                    (AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_), 403 | 406 | 530) => Trouble::permanent(text),
+                    _ => Trouble::passing(text),
+                }
+            }
+            ErrorKind::IOError(error) => Trouble::passing(error.to_string()),
+            _ => Trouble::passing(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// One direction of the link, and how long to wait before it is tried again.
+pub struct Side {
+    link: watch::Sender<Link>,
+    name: &'static str,
+    part: fn(&mut Link) -> &mut LinkState,
+    backoff: Duration,
+}
+
+impl Side {
+    pub fn publishing(link: watch::Sender<Link>) -> Side {
+        Side { link, name: "publishing", part: |link| &mut link.publishing, backoff: BACKOFF_MIN }
+    }
+
+    pub fn consuming(link: watch::Sender<Link>) -> Side {
+        Side { link, name: "consuming", part: |link| &mut link.consuming, backoff: BACKOFF_MIN }
+    }
+
+    pub fn up(&mut self) {
+        self.backoff = BACKOFF_MIN;
+        self.set(LinkState::Up);
+    }
+
+    pub fn blocked(&mut self, reason: String) {
+        self.set(LinkState::Blocked { reason });
+    }
+
+    /// Tells the trouble; the answer is how long to wait before the next try.
+    pub fn down(&mut self, trouble: &Trouble) -> Duration {
+        self.set(LinkState::Down { reason: trouble.reason.clone(), permanent: trouble.permanent });
+        let pause = if trouble.permanent { BACKOFF_MAX } else { self.backoff };
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        // Half of it is chance, so that instances do not come back all at once.
+        pause.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+
+    fn set(&mut self, state: LinkState) {
+        let part = self.part;
+        let name = self.name;
+        self.link.send_if_modified(|link| {
+            let current = part(link);
+            if *current == state {
+                return false;
+            }
+            match &state {
+                LinkState::Down { permanent: true, .. } => log::error!("broker link ({name}) {state}"),
+                LinkState::Down { .. } | LinkState::Blocked { .. } => log::warn!("broker link ({name}) {state}"),
+                LinkState::Up | LinkState::Connecting => log::info!("broker link ({name}) {state}"),
+            }
+            *current = state;
+            true
+        });
+    }
+}

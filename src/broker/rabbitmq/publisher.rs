@@ -1,0 +1,265 @@
+//! The way to the broker: one task, one channel, a bounded window of outstanding confirms.
+//!
+//! Publishing from one place keeps every sender's order, and one long-lived channel with a window is the fast way
+//! (measured: 118,000/s; confirming one by one 6,000/s; a channel per message 2,000/s).
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use deadpool_lapin::Object;
+use futures_util::{FutureExt, Stream, StreamExt};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Event, PublisherConfirm};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Settings;
+use super::connection::{Endpoints, discard};
+use super::envelope;
+use super::link::{Side, Trouble};
+use super::sequence::Numbers;
+use super::topology::{self, Names};
+use crate::broker::{NotAccepted, Receipt};
+use crate::instance::Incarnation;
+use crate::message::Message;
+
+/// What the publisher is asked to do.
+pub enum Order {
+    Publish(Message, Receipt),
+    /// Finish what is outstanding and end.
+    Stop,
+}
+
+pub struct Publisher {
+    endpoints: Endpoints,
+    intake: Intake,
+    link: PublishingLink,
+}
+
+impl Publisher {
+    pub fn new(
+        endpoints: Endpoints,
+        names: Names,
+        settings: &Settings,
+        orders: mpsc::Receiver<Order>,
+        side: Side,
+    ) -> Publisher {
+        let link = PublishingLink {
+            names,
+            incarnation: settings.incarnation.clone(),
+            window: settings.publish_window,
+            timeout: settings.publish_timeout,
+            numbers: Numbers::default(),
+            side,
+            blocked: false,
+        };
+        Publisher { endpoints, intake: Intake { orders, stopping: false }, link }
+    }
+
+    /// Publishes until told to stop, or until nobody can ask any more.
+    pub async fn run(mut self) {
+        while !self.intake.stopping {
+            let trouble = match self.intake.refuse_during(self.endpoints.connect()).await {
+                None => return,
+                Some(Err(trouble)) => trouble,
+                Some(Ok(connection)) => {
+                    let result = self.serve(&connection).await;
+                    discard(connection).await;
+                    match result {
+                        Ok(()) => return,
+                        Err(trouble) => trouble,
+                    }
+                }
+            };
+            let pause = self.link.side.down(&trouble);
+            self.intake.refuse_during(tokio::time::sleep(pause)).await;
+        }
+    }
+
+    /// Publishes over one connection. `Ok` when all is settled after [`Order::Stop`].
+    async fn serve(&mut self, connection: &Object) -> Result<(), Trouble> {
+        let mut events = std::pin::pin!(connection.events_listener());
+        match self.intake.refuse_during(open_channel(connection, &self.link.names)).await {
+            None => Ok(()),
+            Some(Ok(channel)) => self.link.publish_all(&channel, &mut events, &mut self.intake).await,
+            Some(Err(error)) => {
+                // Another node may serve us where this one lets us in and then fails.
+                self.endpoints.skip();
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Publishing to an exchange that does not exist closes the channel, so the exchanges are declared first.
+async fn open_channel(connection: &Object, names: &Names) -> Result<Channel, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    topology::declare_cluster(&channel, names).await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(channel)
+}
+
+/// The orders, and whether the last one has come.
+struct Intake {
+    orders: mpsc::Receiver<Order>,
+    stopping: bool,
+}
+
+impl Intake {
+    async fn next(&mut self) -> Option<(Message, Receipt)> {
+        match self.orders.recv().await {
+            Some(Order::Publish(message, receipt)) => Some((message, receipt)),
+            Some(Order::Stop) | None => {
+                self.stopping = true;
+                // Who publishes from here on is told so.
+                self.orders.close();
+                None
+            }
+        }
+    }
+
+    /// While there is no link, whoever publishes is told so at once. `None`: told to stop meanwhile.
+    async fn refuse_during<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Some(result),
+                order = self.next() => order?.1.settle(Err(NotAccepted::LinkDown)),
+            }
+        }
+    }
+}
+
+/// A message that was published, and whose confirm is awaited.
+struct Outstanding {
+    confirm: PublisherConfirm,
+    receipt: Receipt,
+    deadline: Instant,
+}
+
+struct PublishingLink {
+    names: Names,
+    incarnation: Incarnation,
+    window: usize,
+    timeout: Duration,
+    numbers: Numbers,
+    side: Side,
+    /// The broker reads nothing from us: publishes hang without an error.
+    blocked: bool,
+}
+
+impl PublishingLink {
+    /// Whatever is outstanding when this fails is dropped, which tells the senders that its outcome is unknown.
+    async fn publish_all(
+        &mut self,
+        channel: &Channel,
+        events: &mut (impl Stream<Item = Event> + Unpin),
+        intake: &mut Intake,
+    ) -> Result<(), Trouble> {
+        self.blocked = false;
+        self.side.up();
+        let mut outstanding = VecDeque::with_capacity(self.window);
+        let mut patrol = tokio::time::interval(self.timeout / 4);
+        patrol.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !(intake.stopping && outstanding.is_empty()) {
+            let takes_more = !intake.stopping && outstanding.len() < self.window;
+            tokio::select! {
+                biased;
+                event = events.next() => self.note(event)?,
+                settled = poll_fn(|cx| poll_settle(cx, &mut outstanding)) => settled?,
+                order = intake.next(), if takes_more => match order {
+                    Some((_, receipt)) if self.blocked => receipt.settle(Err(NotAccepted::Blocked)),
+                    Some((message, receipt)) => {
+                        outstanding.extend(self.publish(channel, events, message, receipt).await?);
+                    }
+                    None => {}
+                },
+                _ = patrol.tick() => self.give_up_late(&mut outstanding)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one message. `None` if the broker blocked meanwhile: the frame cannot be taken back from lapin, so its
+    /// sender is told that the outcome is unknown.
+    async fn publish(
+        &mut self,
+        channel: &Channel,
+        events: &mut (impl Stream<Item = Event> + Unpin),
+        message: Message,
+        receipt: Receipt,
+    ) -> Result<Option<Outstanding>, Trouble> {
+        let deadline = Instant::now() + self.timeout;
+        let (exchange, key) = envelope::address(&self.names, &message.target);
+        let number = self.numbers.next(&message.target);
+        let properties = envelope::properties(&message, &self.incarnation, number);
+        // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells.
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let mut writing = std::pin::pin!(channel.basic_publish(exchange, key, options, &message.payload, properties));
+        loop {
+            tokio::select! {
+                biased;
+                confirm = &mut writing => return Ok(Some(Outstanding { confirm: confirm?, receipt, deadline })),
+                event = events.next() => {
+                    self.note(event)?;
+                    if self.blocked {
+                        return Ok(None);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => return Err(Trouble::passing("cannot write to the broker")),
+            }
+        }
+    }
+
+    fn note(&mut self, event: Option<Event>) -> Result<(), Trouble> {
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                self.blocked = true;
+                self.side.blocked(reason);
+            }
+            Some(Event::ConnectionUnblocked) => {
+                self.blocked = false;
+                self.side.up();
+            }
+            Some(Event::Error(error)) => return Err(error.into()),
+            Some(_) => {}
+            None => return Err(Trouble::passing("the connection ended")),
+        }
+        Ok(())
+    }
+
+    /// A confirm that does not come means a dead link, unless the broker has said that it reads nothing for now.
+    fn give_up_late(&self, outstanding: &mut VecDeque<Outstanding>) -> Result<(), Trouble> {
+        let now = Instant::now();
+        while outstanding.front().is_some_and(|front| front.deadline <= now) {
+            if !self.blocked {
+                return Err(Trouble::passing(format!("no confirm within {} ms", self.timeout.as_millis())));
+            }
+            outstanding.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// Settles the oldest outstanding messages whose outcome is known; pending if there is none. The broker confirms in
+/// order, or several at once, so the oldest is the one to wait for.
+fn poll_settle(cx: &mut Context<'_>, outstanding: &mut VecDeque<Outstanding>) -> Poll<Result<(), Trouble>> {
+    let mut settled_any = false;
+    while let Some(front) = outstanding.front_mut() {
+        let Poll::Ready(confirmation) = front.confirm.poll_unpin(cx) else { break };
+        let receipt = outstanding.pop_front().map(|front| front.receipt);
+        let outcome = match confirmation {
+            Ok(Confirmation::Ack(None)) => Ok(()),
+            Ok(Confirmation::Ack(Some(_returned))) => Err(NotAccepted::Unroutable),
+            Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(NotAccepted::Refused),
+            Err(error) => return Poll::Ready(Err(error.into())),
+        };
+        if let Some(receipt) = receipt {
+            receipt.settle(outcome);
+        }
+        settled_any = true;
+    }
+    if settled_any { Poll::Ready(Ok(())) } else { Poll::Pending }
+}

@@ -1,0 +1,143 @@
+//! Sequence numbers: a publisher counts its messages per route, a receiver drops doubles and sees losses by them.
+
+use std::collections::HashMap;
+
+use crate::message::Target;
+
+/// Pairs of publisher and route that a receiver remembers; past it the one unheard for longest is forgotten.
+const ROUTES_MAX: usize = 10_000;
+
+/// The publisher's side: the next number of each route, from 1.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    last: HashMap<Target, u64>,
+}
+
+impl Numbers {
+    pub fn next(&mut self, route: &Target) -> u64 {
+        match self.last.get_mut(route) {
+            Some(last) => {
+                *last += 1;
+                *last
+            }
+            None => {
+                self.last.insert(route.clone(), 1);
+                1
+            }
+        }
+    }
+}
+
+/// What a number says about the message that bears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The next one, or the first that was heard of its route.
+    Expected,
+    /// That many before it are missing.
+    AfterGap(u64),
+    /// It was here before.
+    Double,
+}
+
+/// The receiver's side.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    /// By publisher, then route; with when it was last heard, in messages.
+    heard: HashMap<Box<str>, HashMap<Target, Heard>>,
+    routes: usize,
+    messages: u64,
+}
+
+#[derive(Debug)]
+struct Heard {
+    number: u64,
+    at: u64,
+}
+
+impl Tracker {
+    /// A receiver that joins a route takes the first number that it sees as its baseline.
+    pub fn place(&mut self, incarnation: &str, route: &Target, number: u64) -> Place {
+        self.messages += 1;
+        let at = self.messages;
+        let known = self.heard.get_mut(incarnation).and_then(|routes| routes.get_mut(route));
+        let Some(last) = known else {
+            self.remember(incarnation, route, Heard { number, at });
+            return Place::Expected;
+        };
+        if number <= last.number {
+            return Place::Double;
+        }
+        let missing = number - last.number - 1;
+        *last = Heard { number, at };
+        if missing == 0 { Place::Expected } else { Place::AfterGap(missing) }
+    }
+
+    fn remember(&mut self, incarnation: &str, route: &Target, heard: Heard) {
+        if self.routes >= ROUTES_MAX {
+            self.forget_older_half();
+        }
+        self.routes += 1;
+        self.heard.entry(incarnation.into()).or_default().insert(route.clone(), heard);
+    }
+
+    /// Half at once, so that the search costs little per message.
+    fn forget_older_half(&mut self) {
+        let mut times: Vec<u64> = self.heard.values().flat_map(HashMap::values).map(|heard| heard.at).collect();
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or_default();
+        for routes in self.heard.values_mut() {
+            routes.retain(|_, heard| heard.at >= median);
+        }
+        self.heard.retain(|_, routes| !routes.is_empty());
+        self.routes = self.heard.values().map(HashMap::len).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::Topic;
+
+    fn topic(name: &str) -> Target {
+        Target::Topic(Topic::from_routing_key(name).unwrap())
+    }
+
+    #[test]
+    fn numbers_count_per_route() {
+        let mut numbers = Numbers::default();
+        assert_eq!([numbers.next(&Target::Broadcast), numbers.next(&Target::Broadcast)], [1, 2]);
+        assert_eq!([numbers.next(&topic("a")), numbers.next(&topic("b")), numbers.next(&topic("a"))], [1, 1, 2]);
+    }
+
+    #[test]
+    fn the_first_is_the_baseline_then_doubles_and_gaps_show() {
+        let mut tracker = Tracker::default();
+        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        assert_eq!(place(41), Place::Expected);
+        assert_eq!(place(42), Place::Expected);
+        assert_eq!(place(42), Place::Double);
+        assert_eq!(place(40), Place::Double);
+        assert_eq!(place(45), Place::AfterGap(2));
+        assert_eq!(place(46), Place::Expected);
+    }
+
+    #[test]
+    fn publishers_and_routes_do_not_mix() {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.place("x", &Target::Broadcast, 7), Place::Expected);
+        assert_eq!(tracker.place("y", &Target::Broadcast, 1), Place::Expected);
+        assert_eq!(tracker.place("x", &topic("a"), 1), Place::Expected);
+        assert_eq!(tracker.place("x", &Target::Broadcast, 8), Place::Expected);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_busy_are_kept() {
+        let mut tracker = Tracker::default();
+        for count in 1..=3 * ROUTES_MAX as u64 {
+            tracker.place(&format!("publisher {count}"), &Target::Broadcast, 1);
+            assert_eq!(tracker.place("busy", &Target::Broadcast, count), Place::Expected);
+            assert!(tracker.routes <= ROUTES_MAX);
+        }
+        assert_eq!(tracker.place("busy", &Target::Broadcast, 3 * ROUTES_MAX as u64), Place::Double);
+    }
+}

@@ -1,0 +1,148 @@
+//! What stands in RabbitMQ for the cluster and for this instance. `rabbitmq/README.md` shows it whole.
+//!
+//! ```text
+//! warren.broadcast ──► {ip}_{port} ──► anonymous queue ──► this instance
+//! warren.direct ──key {ip}_{port}──┘
+//! ```
+//!
+//! Bound one way only: a second binding back from the instance's exchange would keep a dead instance's exchange alive
+//! for ever. So, when the queue goes with its connection, the broker removes the exchange and its bindings by itself.
+
+use deadpool_lapin::Object;
+use lapin::options::{
+    ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{Channel, ErrorKind, ExchangeKind};
+
+use super::link::Trouble;
+use crate::instance::{Incarnation, InstanceName};
+
+/// Another live instance bears this one's name.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("another live instance already bears the name {0}; give this one its own with --instance")]
+pub struct NameTaken(pub InstanceName);
+
+/// Names of what stands in the broker.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Durable fanout exchange: everyone.
+    pub broadcast: ShortString,
+    /// Durable direct exchange: one instance, by its name as key.
+    pub direct: ShortString,
+    /// The instance's own fanout exchange.
+    pub instance: ShortString,
+    pub instance_name: InstanceName,
+    /// See [`own_exchange`].
+    incarnation: LongString,
+}
+
+impl Names {
+    pub fn new(prefix: &str, incarnation: &Incarnation) -> Names {
+        Names {
+            broadcast: format!("{prefix}.broadcast").into(),
+            direct: format!("{prefix}.direct").into(),
+            instance: incarnation.name().as_str().into(),
+            instance_name: incarnation.name().clone(),
+            incarnation: format!("{prefix}.incarnation.{incarnation}").into(),
+        }
+    }
+}
+
+/// Why the topology does not stand.
+#[derive(Debug)]
+pub enum Failure {
+    NameTaken(NameTaken),
+    Trouble(Trouble),
+}
+
+impl From<lapin::Error> for Failure {
+    fn from(error: lapin::Error) -> Failure {
+        Failure::Trouble(error.into())
+    }
+}
+
+/// Declares the cluster's two exchanges. Durable: they are the cluster's address for programs outside, and stand
+/// while no instance runs; a fanout or direct exchange holds no messages, so this costs nothing.
+pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
+    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(names.broadcast.clone(), ExchangeKind::Fanout, durable, FieldTable::default()).await?;
+    channel.exchange_declare(names.direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await
+}
+
+/// Declares and binds all that the instance consumes from; the answer is a channel on which it stands, and the name
+/// of the queue.
+pub async fn declare(
+    connection: &Object,
+    names: &Names,
+    queue_bytes_max: u64,
+) -> Result<(Channel, ShortString), Failure> {
+    let channel = own_exchange(connection, names).await?;
+    let queue = own_queue(&channel, queue_bytes_max).await?;
+    // The queue first: until it is bound nothing would remove the exchange if this instance died.
+    channel
+        .queue_bind(
+            queue.clone(),
+            names.instance.clone(),
+            "".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    declare_cluster(&channel, names).await?;
+    let bind = async |source: &ShortString, key: ShortString| {
+        let options = ExchangeBindOptions::default();
+        channel.exchange_bind(names.instance.clone(), source.clone(), key, options, FieldTable::default()).await
+    };
+    bind(&names.broadcast, "".into()).await?;
+    bind(&names.direct, names.instance.clone()).await?;
+    Ok((channel, queue))
+}
+
+/// Declares the instance's exchange, auto-delete (it goes with its last queue) and not durable (it means nothing
+/// after a restart of the broker).
+///
+/// Its `alternate-exchange` names this incarnation. No such exchange exists, and none is needed since a queue is
+/// always bound; but it is the one argument that RabbitMQ compares when an exchange is declared again. So it settles,
+/// in the broker and without a race, who bears the name: any other incarnation is answered 406.
+async fn own_exchange(connection: &Object, names: &Names) -> Result<Channel, Failure> {
+    match try_own_exchange(connection, names).await {
+        Err(error) if is_code(&error, 406) => {}
+        result => return Ok(result?),
+    }
+    // Left over from an instance that died between declaring and binding? Then nothing is bound to it.
+    let channel = connection.create_channel().await?;
+    let unused = ExchangeDeleteOptions { if_unused: true, ..Default::default() };
+    match channel.exchange_delete(names.instance.clone(), unused).await {
+        Ok(()) => Ok(try_own_exchange(connection, names).await?),
+        Err(error) if is_code(&error, 406) => Err(Failure::NameTaken(NameTaken(names.instance_name.clone()))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// On a channel of its own, since a refusal closes it.
+async fn try_own_exchange(connection: &Object, names: &Names) -> Result<Channel, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    let options = ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("alternate-exchange".into(), AMQPValue::LongString(names.incarnation.clone()));
+    channel.exchange_declare(names.instance.clone(), ExchangeKind::Fanout, options, arguments).await?;
+    Ok(channel)
+}
+
+/// The instance's queue: server-named, so that no two collide; exclusive, so that it goes with the connection (and is
+/// still allowed in RabbitMQ 4, unlike a transient queue that others may use); bounded in bytes, because a queue that
+/// nobody drains would raise the broker's memory alarm and block every publisher. When full it drops its oldest
+/// (`drop-head`): refusing new ones (`reject-publish`) would make one slow instance refuse everyone's messages.
+async fn own_queue(channel: &Channel, bytes_max: u64) -> Result<ShortString, lapin::Error> {
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(i64::try_from(bytes_max).unwrap_or(i64::MAX)));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
+    Ok(channel.queue_declare("".into(), options, arguments).await?.name().clone())
+}
+
+fn is_code(error: &lapin::Error, code: u16) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == code)
+}

@@ -1,0 +1,57 @@
+//! Why a session is closed: one catalogue of numbered reasons. No I/O.
+//!
+//! Codes below 4000 are registered (RFC 6455 §7.4.1 and IANA's registry); 4000 and above are Warren's own
+//! (RFC 6455 §7.4.2). A client finds the same table in the README.
+
+use std::fmt;
+
+use crate::protocol::Violation;
+
+/// Why the server closes a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client began the closing handshake with this code (`None`: it gave none); it is echoed (RFC 6455 §5.5.1).
+    ByClient(Option<u16>),
+    /// The instance stops.
+    GoingAway,
+    /// The client broke the WebSocket protocol or a limit of it.
+    Violation(Violation),
+    /// The broker did not take the client's message: send it again later.
+    NotAccepted,
+    /// The client did not read what was sent, up to the limit of its outbox.
+    TooSlow,
+    /// Nothing was heard of the client for the idle timeout, not even a pong.
+    Idle,
+}
+
+impl CloseReason {
+    /// The status code of the close frame; `None` sends a close frame without one.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            CloseReason::ByClient(code) => *code,
+            CloseReason::GoingAway => Some(1001),
+            CloseReason::Violation(violation) => Some(violation.close_code()),
+            CloseReason::NotAccepted => Some(1013),
+            CloseReason::TooSlow => Some(4001),
+            CloseReason::Idle => Some(4002),
+        }
+    }
+
+    /// Whether what still waits in the outbox is worth sending before the close frame.
+    pub fn flushes(&self) -> bool {
+        !matches!(self, CloseReason::TooSlow | CloseReason::Idle)
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::ByClient(_) => Ok(()),
+            CloseReason::GoingAway => f.write_str("the server is stopping"),
+            CloseReason::Violation(violation) => write!(f, "{violation}"),
+            CloseReason::NotAccepted => f.write_str("the broker did not take the message; try again later"),
+            CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
+            CloseReason::Idle => f.write_str("idle: no pong"),
+        }
+    }
+}

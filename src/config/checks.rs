@@ -1,0 +1,96 @@
+//! What concerns more than one option, or the world outside: checked once every option has its value.
+
+use std::fs;
+use std::path::Path;
+
+use super::broker::{BrokerChoice, BrokerUri};
+use super::error::Error;
+use super::load::Sources;
+use super::options::Config;
+
+/// Longest header of a WebSocket frame (RFC 6455 §5.2): 2 bytes, 8 of length, 4 of mask.
+const FRAME_HEADER_BYTES_MAX: usize = 14;
+
+/// Refuses options that do not go together.
+pub fn check(config: &Config, sources: &Sources) -> Result<(), Error> {
+    ping_comes_before_idle(config, sources)?;
+    outbox_holds_a_message(config, sources)?;
+    instance_is_free(config, sources)?;
+    ca_file_is_used(config, sources)
+}
+
+fn ping_comes_before_idle(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let (ping_ms, idle_ms) = (config.ping_interval_ms, config.idle_timeout_ms);
+    if ping_ms < idle_ms {
+        return Ok(());
+    }
+    Err(Error::Value {
+        label: sources.label("ping_interval_ms").to_owned(),
+        shown: ping_ms.to_string(),
+        detail: Some("every quiet session would be closed as idle".to_owned()),
+        allowed: format!("less than {idle_ms}, {}", sources.label("idle_timeout_ms")),
+    })
+}
+
+fn outbox_holds_a_message(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let bytes_min = config.message_bytes_max + FRAME_HEADER_BYTES_MAX;
+    if config.outbox_bytes_max >= bytes_min {
+        return Ok(());
+    }
+    let message = sources.label("message_bytes_max");
+    Err(Error::Value {
+        label: sources.label("outbox_bytes_max").to_owned(),
+        shown: config.outbox_bytes_max.to_string(),
+        detail: Some("it holds no message of the largest size".to_owned()),
+        allowed: format!("at least {bytes_min}, {message} and {FRAME_HEADER_BYTES_MAX} for the frame's header"),
+    })
+}
+
+/// The instance's exchange bears its name: it must be neither RabbitMQ's own nor one that the cluster shares.
+fn instance_is_free(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let Some(instance) = config.instance.as_ref().map(|instance| instance.as_str()) else { return Ok(()) };
+    let reserved = ["amq.".to_owned(), format!("{}.", config.prefix)];
+    if !reserved.iter().any(|beginning| instance.starts_with(beginning)) {
+        return Ok(());
+    }
+    Err(Error::Value {
+        label: sources.label("instance").to_owned(),
+        shown: format!("{instance:?}"),
+        detail: Some("exchanges of RabbitMQ and of the whole cluster are called so".to_owned()),
+        allowed: format!("a name that begins with neither {}", reserved.join(" nor ")),
+    })
+}
+
+fn ca_file_is_used(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let Some(path) = &config.broker_ca_file else { return Ok(()) };
+    let label = sources.label("broker_ca_file");
+    let is_tls = match &config.broker {
+        BrokerChoice::Memory => false,
+        BrokerChoice::Amqp(uris) => uris.iter().any(BrokerUri::is_tls),
+    };
+    if !is_tls {
+        return Err(Error::Useless {
+            label: label.to_owned(),
+            shown: format!("{path:?}"),
+            because: format!("{} names no amqps:// URI", sources.label("broker")),
+        });
+    }
+    has_certificate(label, path)
+}
+
+fn has_certificate(label: &str, path: &Path) -> Result<(), Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::Unreadable {
+        label: label.to_owned(),
+        path: path.display().to_string(),
+        source,
+    })?;
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        return Ok(());
+    }
+    Err(Error::Value {
+        label: label.to_owned(),
+        shown: format!("{path:?}"),
+        detail: None,
+        allowed: "a file with a certificate in PEM".to_owned(),
+    })
+}

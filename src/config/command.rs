@@ -1,0 +1,149 @@
+//! The command line: which command is meant and what its arguments are.
+//!
+//! `warren` alone serves, so that the options of `serve` are taken with and without its name.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches};
+
+use super::error::{Error, Exit, did_you_mean};
+use super::format::Shape;
+use super::load::{self, Flags};
+use super::options::{Config, config_row, rows};
+use super::render;
+use super::table::OptionRow;
+
+/// Widest line of the help.
+const HELP_COLUMNS_MAX: usize = 100;
+
+/// Name of the flag that turns `warren config` to Markdown.
+const MARKDOWN: &str = "markdown";
+
+/// What the user wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Run the server.
+    Serve(Box<Config>),
+    /// Print the documented sample file.
+    PrintSample,
+    /// Print the options as Markdown tables.
+    PrintMarkdown,
+}
+
+/// The environment that was handed in.
+type Environment = Vec<(OsString, OsString)>;
+
+/// A command with a name of its own: how clap knows it, and what its arguments come to.
+struct Subcommand {
+    name: &'static str,
+    declare: fn(clap::Command) -> clap::Command,
+    read: fn(&ArgMatches, Environment) -> Result<Command, Error>,
+}
+
+const SUBCOMMANDS: [Subcommand; 2] = [
+    Subcommand { name: "serve", declare: declare_serve, read: read_serve },
+    Subcommand { name: "config", declare: declare_config, read: read_config },
+];
+
+/// What `args`, the first of them the program's name, and `env` ask for. Reads the files they name; else it looks at
+/// nothing and starts nothing.
+pub fn from_args(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Command, Exit> {
+    let matches = command_line().try_get_matches_from(args).map_err(|error| exit_of(&error))?;
+    let named = matches.subcommand().and_then(|(name, matches)| {
+        let subcommand = SUBCOMMANDS.iter().find(|subcommand| subcommand.name == name)?;
+        Some((subcommand.read, matches))
+    });
+    let (read, matches) = named.unwrap_or((read_serve, &matches));
+    Ok(read(matches, env.collect())?)
+}
+
+fn command_line() -> clap::Command {
+    let subcommands = SUBCOMMANDS.iter().map(|subcommand| (subcommand.declare)(clap::Command::new(subcommand.name)));
+    let root = clap::Command::new("warren")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A WebSocket broadcast server that scales out on RabbitMQ. Without a command it serves.")
+        .max_term_width(HELP_COLUMNS_MAX)
+        .args_conflicts_with_subcommands(true)
+        .subcommands(subcommands);
+    with_options(root)
+}
+
+fn declare_serve(command: clap::Command) -> clap::Command {
+    with_options(command.about("Run the server (the same as no command)"))
+}
+
+fn read_serve(matches: &ArgMatches, env: Environment) -> Result<Command, Error> {
+    let values_of = |row: OptionRow| {
+        let values = matches.get_many::<OsString>(row.name)?;
+        Some((row.name, values.cloned().collect()))
+    };
+    let flags: Flags = rows().into_iter().chain([config_row()]).filter_map(values_of).collect();
+    load::load(&flags, env).map(|config| Command::Serve(Box::new(config)))
+}
+
+fn declare_config(command: clap::Command) -> clap::Command {
+    let markdown = Arg::new(MARKDOWN).long(MARKDOWN).action(ArgAction::SetTrue);
+    command
+        .about("Print a sample of the configuration file, with every option, its default and the reason for it")
+        .arg(markdown.help("Print Markdown tables instead, for documentation"))
+}
+
+fn read_config(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
+    Ok(if matches.get_flag(MARKDOWN) { Command::PrintMarkdown } else { Command::PrintSample })
+}
+
+/// Adds the options of the table, under their headings.
+fn with_options(command: clap::Command) -> clap::Command {
+    command
+        .next_line_help(true)
+        .arg(argument(&config_row()))
+        .args(rows().iter().map(|row| argument(row).help_heading(row.heading)))
+        .after_help(
+            "A flag holds before its environment variable, the variable before the file, the file before the default. \
+             `warren config` prints a sample file with the reason for each default.",
+        )
+}
+
+fn argument(row: &OptionRow) -> Arg {
+    let argument = Arg::new(row.name)
+        .long(row.flag().trim_start_matches('-').to_owned())
+        .value_name(row.placeholder)
+        .value_parser(clap::value_parser!(OsString))
+        .help(render::help(row));
+    match row.shape {
+        Shape::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        // A negative number is to be refused as a value rather than as a flag.
+        Shape::Number | Shape::Bytes => argument.allow_negative_numbers(true),
+        Shape::Text => argument,
+        Shape::List => argument.action(ArgAction::Append),
+    }
+}
+
+/// Help and version as clap writes them; an error as one line.
+fn exit_of(error: &clap::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::answer(error.to_string()),
+        _ => Exit::usage(&(headline(&error.to_string()) + &did_you_mean(suggestion(error)))),
+    }
+}
+
+/// The first line of clap's message. A stray argument in it may be a URI with a password: it is cut off.
+fn headline(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    match line.split_once("://") {
+        Some((before, _)) => format!("{before}://***' (cut, as it may hold a password)"),
+        None => line.to_owned(),
+    }
+}
+
+fn suggestion(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::SuggestedArg).or(error.get(ContextKind::SuggestedSubcommand))? {
+        ContextValue::String(name) => Some(name),
+        ContextValue::Strings(names) => names.first().map(String::as_str),
+        _ => None,
+    }
+}

@@ -1,0 +1,206 @@
+//! The table of options: the one place where an option has its name, type, limits, default, help and reason.
+//!
+//! From the name come the flag (`--outbox-bytes-max`), the variable (`WARREN_OUTBOX_BYTES_MAX`) and the key in the file
+//! (`outbox_bytes_max`). Help and reason are plain sentences: they stand in the help, in the sample file, in the
+//! documentation and on the fields of [`Config`].
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::access::{self, AllowedOrigins};
+use super::broker::BrokerChoice;
+use super::error::Error;
+use super::format::{Format, GIB, MIB, Shape, bytes, list, number, parsed, switch, text};
+use super::load::Sources;
+use super::names::{LogFilter, Prefix};
+use super::table::{OptionRow, options};
+use crate::instance::InstanceName;
+
+/// Longest interval or timeout: a day. More is a slip of the unit.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+options! {
+    "Listening" {
+        host: IpAddr = text("ADDRESS", "an IP address", |text| text.parse().map_err(|_| None)) => {
+            default: "0.0.0.0",
+            help: "IP address to listen on.",
+            reason: "Every IPv4 address of the host, so that a container or a load balancer reaches it.",
+        }
+        port: u16 = number("PORT", 0..=65535) => {
+            default: "8080",
+            help: "TCP port to listen on; 0 takes any free one.",
+            reason: "It needs no privileges and is where proxies and platforms look for a web application.",
+        }
+    }
+
+    "Broker" {
+        broker: BrokerChoice = list(
+            "URI",
+            "memory, or URIs amqp[s]://[user:password@]host[:port][/vhost], several separated by commas",
+            BrokerChoice::from_items,
+        ).secret() => {
+            default: "memory",
+            help: "What carries messages between instances: memory, for one process alone, or the URIs of a RabbitMQ \
+                   cluster's nodes, tried in turn.",
+            reason: "It runs with nothing else installed. Prefer the environment or the file for a URI with a \
+                     password: other users of the host can read a command line.",
+        }
+        broker_ca_file: Option<PathBuf> = text("FILE", "a PEM file", |text| Ok(PathBuf::from(text))).optional() => {
+            default: "",
+            help: "PEM file with the certificate authority of an amqps:// broker.",
+            reason: "A broker whose certificate comes from a public authority needs none.",
+        }
+        prefix: Prefix = parsed("NAME", "1 to 64 of A-Z a-z 0-9 _ . -") => {
+            default: "warren",
+            help: "What the names of this cluster's exchanges begin with.",
+            reason: "One cluster for each broker is the rule; give each its own prefix where two share one.",
+        }
+        instance: Option<InstanceName> = text(
+            "NAME",
+            "1 to 128 of A-Z a-z 0-9 _ . : -",
+            |text| InstanceName::parse(text).map_err(|_| None),
+        ).optional() => {
+            default: "",
+            help: "This instance's name, and its exchange's: unique in the cluster.",
+            reason: "Without one it is ip_port, such as 10.0.0.5_8080. Name it where instances share an address.",
+        }
+        broker_queue_bytes_max: u64 = bytes(MIB..=64 * GIB) => {
+            default: "64 MiB",
+            help: "Bytes that may wait in RabbitMQ for this instance; past them the oldest message is dropped.",
+            reason: "A stalled instance loses messages before it fills the broker's memory, whose alarm would stop \
+                     every publisher of the cluster.",
+        }
+        publish_window: u16 = number("MESSAGES", 1..=65535) => {
+            default: "256",
+            help: "Messages that may be on their way to RabbitMQ without its confirmation.",
+            reason: "Enough to be far from the cost of confirming one by one, and few to be in doubt when a \
+                     connection breaks.",
+        }
+        publish_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "5000",
+            help: "A message not confirmed within this time is refused to its sender, with close code 1013.",
+            reason: "Longer than a reconnection takes, shorter than a person waits.",
+        }
+        broker_heartbeat_s: u16 = number("SECONDS", 1..=600) => {
+            default: "10",
+            help: "Heartbeat agreed with RabbitMQ: sent at half of it; a broker that is silent for twice as long is \
+                   taken for dead.",
+            reason: "Notices within 20 s that a broker vanished, where RabbitMQ's own default of 60 s takes two minutes; \
+                     a few seconds would give false alarms.",
+        }
+    }
+
+    "Access" {
+        allowed_origins: AllowedOrigins = list(
+            "ORIGIN",
+            "origins scheme://host[:port] separated by commas, or * for any",
+            AllowedOrigins::from_items,
+        ) => {
+            default: "",
+            help: "Origins of web pages that may connect, besides the server's own.",
+            reason: "Without any, only pages of the same origin: no foreign page can use a visitor's cookies here. \
+                     Programs other than browsers send no origin and are let in.",
+        }
+        trusted_proxies: Vec<IpNet> = list(
+            "NETWORK",
+            "IP addresses or networks such as 10.0.0.0/8, separated by commas",
+            access::networks,
+        ) => {
+            default: "",
+            help: "Proxies whose word on the client's address is taken.",
+            reason: "Anybody can send a forwarding header; only a proxy that is known may be believed.",
+        }
+    }
+
+    "Sessions" {
+        message_bytes_max: usize = bytes(1..=16 * MIB) => {
+            default: "64 KiB",
+            help: "Largest message taken from a client or from the broker.",
+            reason: "Ample for events and chat; each message is held for every session that is behind.",
+        }
+        outbox_bytes_max: usize = bytes(15..=GIB) => {
+            default: "1 MiB",
+            help: "Bytes that may wait for one session's socket; a session that needs more is closed as too slow. \
+                   At least message_bytes_max and 14 bytes for a frame's header.",
+            reason: "Some seconds of a busy channel on a poor line; the worst case of memory is this times the \
+                     sessions.",
+        }
+        sessions_max: usize = number("SESSIONS", 0..=10_000_000) => {
+            default: "0",
+            help: "Sessions at a time; 0 means what the limit of open files allows.",
+            reason: "The limit of open files is what ends first, and the operator has set it already.",
+        }
+        handshake_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "10000",
+            help: "Time for a new connection to complete its request.",
+            reason: "Slow mobile lines need seconds; a connection that says nothing must not hold a socket for long.",
+        }
+        ping_interval_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "30000",
+            help: "Interval of pings to each session; below idle_timeout_ms.",
+            reason: "Half of the 60 s after which many proxies cut a connection that is silent.",
+        }
+        idle_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "75000",
+            help: "A session of which nothing is heard for this long, not even a pong, is closed.",
+            reason: "Two and a half pings: one lost answer is forgiven.",
+        }
+        close_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "3000",
+            help: "Time for a client to answer the close frame before its connection is cut.",
+            reason: "Several round trips on a poor line; a client that is gone must not delay more than that.",
+        }
+        answer_keep_alive: bool = switch() => {
+            default: "false",
+            help: "Answer the texts ping and keep-alive with the text pong.",
+            reason: "Every text is a message. Some clients cannot send ping frames and send such texts instead: \
+                     switch it on for them.",
+        }
+    }
+
+    "Process" {
+        drain_timeout_ms: u64 = number("MS", 0..=DAY_MS) => {
+            default: "10000",
+            help: "Time to close the sessions in good order when told to stop.",
+            reason: "Well within the 30 s that Kubernetes grants. docker stop grants 10 s: lower it there, or grant \
+                     more.",
+        }
+        worker_threads: usize = number("THREADS", 0..=1024) => {
+            default: "0",
+            help: "Threads that do the work; 0 means one per core.",
+            reason: "More than the cores gain nothing, as no thread waits; fewer leave room for others.",
+        }
+        log: LogFilter = parsed(
+            "FILTER",
+            "off, error, warn, info, debug or trace, or directives such as info,lapin=warn",
+        ) => {
+            default: "info",
+            help: "Which log lines are written: a level, or levels of parts separated by commas.",
+            reason: "Tells what changes in the cluster, and nothing for each message.",
+        }
+    }
+}
+
+/// The option that names the file: it has no key in the file itself.
+pub(super) fn config_row() -> OptionRow {
+    OptionRow {
+        name: "config",
+        heading: "Configuration file",
+        placeholder: "FILE",
+        default: "",
+        help: "TOML file with options.",
+        reason: "Flags and the environment may say everything; no file is looked for that was not named.",
+        allowed: "a TOML file".to_owned(),
+        secret: false,
+        shape: Shape::Text,
+    }
+}
+
+impl Default for Config {
+    /// Every option at its default.
+    fn default() -> Config {
+        Config::read(&Sources::defaults()).expect("every default of the table is allowed: the tests read them all")
+    }
+}

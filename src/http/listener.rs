@@ -1,0 +1,121 @@
+//! Accepting connections and serving HTTP/1.1 on them until they are upgraded.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::peer::Peer;
+use super::{Once, Site, routes};
+
+/// Connections that the kernel completes before they are accepted. tokio's own `bind` takes 1,024: past it, connects
+/// of a burst stall for a second. The kernel caps it at `net.core.somaxconn` (4,096 by default since Linux 5.4).
+const BACKLOG: i32 = 4096;
+
+/// Header lines of one request; browsers send about 15.
+const HEADERS_MAX: usize = 64;
+
+/// Bytes of one request's head. hyper takes no less than 8 KiB.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Pause when no file can be opened: the kernel keeps the connections meanwhile, and nothing spins.
+const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    pub address: SocketAddr,
+    pub source: io::Error,
+}
+
+/// A bound port.
+pub struct Listener {
+    inner: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds; port 0 takes any free one.
+    pub fn bind(host: IpAddr, port: u16) -> Result<Listener, BindError> {
+        let address = SocketAddr::new(host, port);
+        Self::bind_address(address).map_err(|source| BindError { address, source })
+    }
+
+    fn bind_address(address: SocketAddr) -> io::Result<Listener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart need not wait for the old connections' TIME_WAIT. On Linux two live listeners still exclude
+        // each other.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let inner = TcpListener::from_std(socket.into())?;
+        let address = inner.local_addr()?;
+        Ok(Listener { inner, address })
+    }
+
+    /// The address with the port that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the future is dropped, which closes the port. Connections live on in tasks of their own.
+    pub async fn serve(self, site: Arc<Site>) {
+        let service = TowerToHyperService::new(warp::service(routes::all(site.clone())));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(site.handshake_timeout)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(HEAD_BYTES_MAX);
+        let trouble = Once::default();
+        loop {
+            let (stream, address) = match self.inner.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.endure(&error, &trouble).await;
+                    continue;
+                }
+            };
+            if trouble.ends() {
+                log::info!("accepting connections again");
+            }
+            if let Err(error) = stream.set_nodelay(true) {
+                log::debug!("{address}: TCP_NODELAY: {error}");
+            }
+            tokio::spawn(serve_connection(http.clone(), stream, Peer(address.ip()), service.clone()));
+        }
+    }
+
+    /// An error of `accept` is one connection's, or a lack of files or memory that passes.
+    async fn endure(&self, error: &io::Error, trouble: &Once) {
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        if trouble.begins() {
+            log::warn!("{}: cannot accept connections for now: {error}", self.address);
+        }
+        tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
+    }
+}
+
+async fn serve_connection<S, B>(http: http1::Builder, stream: TcpStream, peer: Peer, service: S)
+where
+    S: Service<hyper::Request<hyper::body::Incoming>, Response = hyper::Response<B>, Error = std::convert::Infallible>,
+    B: hyper::body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
+        service.call(request)
+    });
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
+        log::debug!("{}: {error}", peer.0);
+    }
+}

@@ -1,0 +1,50 @@
+//! The HTTP side: the listener, the routes, the upgrade to WebSocket. warp and hyper stay in this folder.
+
+mod health;
+mod listener;
+mod origin;
+mod page;
+mod peer;
+mod routes;
+mod upgrade;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+pub use listener::{BindError, Listener};
+
+use crate::broker::Link;
+use crate::config::AllowedOrigins;
+use crate::instance::Incarnation;
+use crate::session::Sessions;
+
+/// What the routes answer from.
+pub struct Site {
+    pub incarnation: Incarnation,
+    pub sessions: Arc<Sessions>,
+    pub link: watch::Receiver<Link>,
+    /// Whose pages may connect beside the server's own.
+    pub allowed_origins: AllowedOrigins,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Time for a request's head, from the connection's first byte.
+    pub handshake_timeout: Duration,
+}
+
+/// Whether something is happening for the first time since it was last all right, so that it is logged once.
+#[derive(Debug, Default)]
+struct Once(AtomicBool);
+
+impl Once {
+    fn begins(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    fn ends(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}

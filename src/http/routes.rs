@@ -1,0 +1,83 @@
+//! Every route of the server.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use hyper::upgrade::OnUpgrade;
+use warp::http::header::{ALLOW, HeaderMap, HeaderValue};
+use warp::http::{Method, StatusCode};
+use warp::reject::{MethodNotAllowed, Rejection};
+use warp::reply::{Response, with_header, with_status};
+use warp::{Filter, Reply};
+
+use super::peer::{Peer, client_address};
+use super::{Site, health, page, upgrade};
+
+/// `GET /message`, `/`, `/index.html`, `/healthz`, `/readyz`.
+pub fn all(
+    site: Arc<Site>,
+) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let mut guards = HeaderMap::new();
+    for (name, value) in page::GUARDS {
+        guards.insert(name, HeaderValue::from_static(value));
+    }
+    message(site.clone())
+        .or(index(site.clone()))
+        .unify()
+        .or(health(site))
+        .unify()
+        .recover(refusal)
+        .unify()
+        .with(warp::reply::with::headers(guards))
+}
+
+fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("message")
+        .and(warp::get())
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::optional::<OnUpgrade>())
+        .and(warp::ext::get::<Peer>())
+        .map(move |headers: HeaderMap, on_upgrade, peer| {
+            let client = client_address(peer, &headers, &site.trusted_proxies);
+            upgrade::answer(&site, &headers, on_upgrade, client)
+        })
+}
+
+fn index(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path::end()
+        .or(warp::path!("index.html"))
+        .unify()
+        .and(get_or_head())
+        .and(warp::host::optional())
+        .map(move |host: Option<_>| page::index(&site, host.as_ref()))
+}
+
+fn health(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let alive = site.clone();
+    let healthz =
+        warp::path!("healthz").and(get_or_head()).map(move || with_no_store(health::healthz(&alive)).into_response());
+    let readyz =
+        warp::path!("readyz").and(get_or_head()).map(move || with_no_store(health::readyz(&site)).into_response());
+    healthz.or(readyz).unify()
+}
+
+fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {
+    warp::get().or(warp::head()).unify()
+}
+
+fn with_no_store(reply: impl Reply) -> impl Reply {
+    with_header(reply, "cache-control", "no-store")
+}
+
+async fn refusal(rejection: Rejection) -> Result<Response, Infallible> {
+    if rejection.find::<MethodNotAllowed>().is_some() {
+        let allowed = [Method::GET.as_str(), Method::HEAD.as_str()].join(", ");
+        let text = with_status(format!("only {allowed} here\n"), StatusCode::METHOD_NOT_ALLOWED);
+        return Ok(with_header(text, ALLOW, allowed).into_response());
+    }
+    if rejection.is_not_found() {
+        return Ok(with_status("nothing here\n", StatusCode::NOT_FOUND).into_response());
+    }
+    log::debug!("request refused: {rejection:?}");
+    Ok(with_status("bad request\n", StatusCode::BAD_REQUEST).into_response())
+}

@@ -1,0 +1,191 @@
+//! From an HTTP request to a session: the opening handshake (RFC 6455 §4.2) and taking over the TCP stream.
+//!
+//! Done by hand rather than by warp's own WebSocket filter, which keeps 129 KiB per idle connection and ends the
+//! stream without a close frame when a client breaks the protocol.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use warp::http::header::{
+    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use warp::http::{HeaderMap, HeaderName, Response as HttpResponse, StatusCode};
+use warp::reply::Response;
+use warp::{Reply, http};
+
+use super::{Site, origin};
+use crate::protocol::handshake::{accept_key, is_valid_key};
+use crate::session::Permit;
+
+/// The one version of the protocol that there is (RFC 6455 §4.1).
+const VERSION: &str = "13";
+
+/// Why a request on `/message` opens no session.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    NotAnUpgrade,
+    UnknownVersion,
+    BadKey,
+    ForeignOrigin,
+    Full,
+}
+
+/// Answers a GET on `/message`, and lets the session begin once the answer is written.
+pub fn answer(site: &Arc<Site>, headers: &HeaderMap, on_upgrade: Option<OnUpgrade>, client: IpAddr) -> Response {
+    let accepted = check(headers).and_then(|key| {
+        let on_upgrade = on_upgrade.ok_or(Refusal::NotAnUpgrade)?;
+        if !origin::may_connect(&site.allowed_origins, headers) {
+            return Err(Refusal::ForeignOrigin);
+        }
+        let permit = site.sessions.admit().ok_or(Refusal::Full)?;
+        Ok((key, on_upgrade, permit))
+    });
+    match accepted {
+        Ok((key, on_upgrade, permit)) => {
+            tokio::spawn(take_over(site.clone(), on_upgrade, permit, client));
+            HttpResponse::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header(UPGRADE, "websocket")
+                .header(CONNECTION, "Upgrade")
+                .header(SEC_WEBSOCKET_ACCEPT, accept_key(key))
+                .body("")
+                .into_response()
+        }
+        Err(refusal) => {
+            log::debug!("{client}: no session: {refusal:?}");
+            refusal.into_response()
+        }
+    }
+}
+
+/// The client's key, if the request is an opening handshake (RFC 6455 §4.2.1).
+fn check(headers: &HeaderMap) -> Result<&str, Refusal> {
+    if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
+        return Err(Refusal::NotAnUpgrade);
+    }
+    if !headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == VERSION) {
+        return Err(Refusal::UnknownVersion);
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    match (keys.next().and_then(|key| key.to_str().ok()), keys.next()) {
+        (Some(key), None) if is_valid_key(key) => Ok(key),
+        _ => Err(Refusal::BadKey),
+    }
+}
+
+/// Whether a comma-separated header names `token`, in any case.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name);
+    values
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+impl Reply for Refusal {
+    fn into_response(self) -> Response {
+        let refuse = |status, text: &'static str| http::Response::builder().status(status).body(text);
+        let mut response = match self {
+            Refusal::NotAnUpgrade => refuse(
+                StatusCode::UPGRADE_REQUIRED,
+                "This address speaks WebSocket (RFC 6455): connect with a WebSocket client, or open / in a browser.\n",
+            ),
+            Refusal::UnknownVersion => {
+                refuse(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13 (RFC 6455).\n")
+            }
+            Refusal::BadKey => {
+                refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be one base64 value of 16 bytes.\n")
+            }
+            Refusal::ForeignOrigin => {
+                refuse(StatusCode::FORBIDDEN, "Pages of this origin may not connect (--allowed-origins).\n")
+            }
+            Refusal::Full => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance takes no more sessions now (--sessions-max).\n")
+            }
+        }
+        .into_response();
+        let headers = response.headers_mut();
+        match self {
+            Refusal::NotAnUpgrade | Refusal::UnknownVersion => {
+                // RFC 9110 §15.5.22 wants Upgrade in a 426; RFC 6455 §4.2.2 wants the version that is spoken.
+                headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
+                headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
+                headers.insert(SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static(VERSION));
+            }
+            Refusal::Full => {
+                headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
+            }
+            Refusal::BadKey | Refusal::ForeignOrigin => {}
+        }
+        response
+    }
+}
+
+async fn take_over(site: Arc<Site>, on_upgrade: OnUpgrade, permit: Permit, client: IpAddr) {
+    let opened = match on_upgrade.await {
+        Ok(upgraded) => bare_stream(upgraded),
+        Err(error) => {
+            log::debug!("{client}: the handshake was not finished: {error}");
+            return;
+        }
+    };
+    match opened {
+        Ok((stream, first)) => {
+            let id = site.sessions.open(stream, first, permit);
+            log::debug!("{id}: opened for {client}");
+        }
+        Err(error) => log::warn!("{client}: cannot take the connection over: {error}"),
+    }
+}
+
+/// The TCP stream beneath, registered anew, and the bytes that hyper had read beyond the handshake.
+///
+/// Anew, because the old registration keeps hyper's finished task alive through its waker; and the bytes are copied,
+/// because hyper's own buffer is 8 KiB however few of it are left (both measured: 3.2 → 1.3 KiB per idle session).
+fn bare_stream(upgraded: Upgraded) -> std::io::Result<(TcpStream, Bytes)> {
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| std::io::Error::other("the upgraded stream is not the one that was served"))?;
+    let stream = TcpStream::from_std(parts.io.into_inner().into_std()?)?;
+    Ok((stream, Bytes::copy_from_slice(&parts.read_buf)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    #[test]
+    fn a_handshake_is_recognised_in_any_case_and_among_other_tokens() {
+        let headers = request(&[
+            ("upgrade", "WebSocket"),
+            ("connection", "keep-alive, Upgrade"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", KEY),
+        ]);
+        assert_eq!(check(&headers), Ok(KEY));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_apart() {
+        assert_eq!(check(&request(&[])), Err(Refusal::NotAnUpgrade));
+        let mut headers = request(&[("upgrade", "websocket"), ("connection", "upgrade")]);
+        assert_eq!(check(&headers), Err(Refusal::UnknownVersion));
+        headers.insert(SEC_WEBSOCKET_VERSION, "8".parse().unwrap());
+        assert_eq!(check(&headers), Err(Refusal::UnknownVersion));
+        headers.insert(SEC_WEBSOCKET_VERSION, "13".parse().unwrap());
+        assert_eq!(check(&headers), Err(Refusal::BadKey));
+        headers.insert(SEC_WEBSOCKET_KEY, "short".parse().unwrap());
+        assert_eq!(check(&headers), Err(Refusal::BadKey));
+    }
+}

@@ -1,0 +1,104 @@
+//! Who listens here, and the fan-out to them.
+//!
+//! The hub takes messages from the broker, encodes each once and hands the same bytes to every listener. It waits
+//! for no listener, does no I/O of its own and asks nothing of the broker. Listeners are spread over workers, one per
+//! thread; a worker alone owns its list, so nothing is locked while it works.
+
+mod batch;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::instance::InstanceName;
+use crate::message::Message;
+use batch::Batch;
+use worker::{Change, Worker, WorkerHandle};
+
+/// Batches that wait for one worker. Past it the hub waits for the worker and, through it, the broker for the hub.
+const BATCHES_WAITING_MAX: usize = 16;
+
+/// Someone who hears messages.
+pub trait Listener: Send + Sync + 'static {
+    /// Takes encoded frames, at once and without waiting: they are written, kept, or the listener gives up.
+    fn deliver(&self, frames: &Bytes);
+
+    /// Where the hub notes its own place for this listener.
+    fn seat(&self) -> &Seat;
+}
+
+/// A listener's place in its worker's list. Only that worker reads or writes it.
+#[derive(Debug, Default)]
+pub struct Seat(AtomicU32);
+
+/// Who listens here. A cheap handle.
+#[derive(Clone)]
+pub struct Hub {
+    workers: Arc<[WorkerHandle]>,
+    joined: Arc<AtomicUsize>,
+}
+
+impl Hub {
+    /// Starts `workers` tasks on the current runtime; they end with the last handle.
+    pub fn start(workers: usize) -> Hub {
+        let workers = (0..workers.max(1)).map(|_| Worker::start()).collect();
+        Hub { workers, joined: Arc::default() }
+    }
+
+    /// From now on `listener` hears every message that [`Hub::run`] takes, until the membership is dropped.
+    pub fn join(&self, listener: Arc<dyn Listener>) -> Membership {
+        let worker = self.joined.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        self.workers[worker].change(Change::Join(listener.clone()));
+        Membership { hub: self.clone(), worker, listener }
+    }
+
+    /// Hands what the broker delivers to the listeners, until the broker's end is dropped.
+    ///
+    /// Whatever is ready becomes one batch; it never waits for more to come.
+    pub async fn run(self, own: InstanceName, mut deliveries: mpsc::Receiver<Vec<Message>>) {
+        let mut batch = Batch::new(own);
+        while let Some(mut messages) = deliveries.recv().await {
+            loop {
+                for message in &messages {
+                    if batch.is_full() {
+                        self.hand_out(batch.take()).await;
+                    }
+                    batch.add(message);
+                }
+                match deliveries.try_recv() {
+                    Ok(more) => messages = more,
+                    Err(_) => break,
+                }
+            }
+            self.hand_out(batch.take()).await;
+        }
+    }
+
+    async fn hand_out(&self, frames: Bytes) {
+        if frames.is_empty() {
+            return;
+        }
+        for worker in self.workers.iter().filter(|worker| worker.has_listeners()) {
+            worker.hand_out(frames.clone()).await;
+        }
+    }
+}
+
+/// That a listener listens. Its drop ends that.
+pub struct Membership {
+    hub: Hub,
+    worker: usize,
+    listener: Arc<dyn Listener>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.hub.workers[self.worker].change(Change::Leave(self.listener.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

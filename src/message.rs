@@ -1,0 +1,79 @@
+//! What travels: one payload, where it goes, and by which id it is known. Immutable once made; no I/O.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::instance::{Incarnation, InstanceName};
+use crate::topic::Topic;
+
+/// Whether a payload is text or binary: the two kinds of a WebSocket data message (RFC 6455 §5.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadKind {
+    /// Valid UTF-8.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+/// Who is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Every session on `/message`, on every instance.
+    Broadcast,
+    /// Whoever listens to the topic, on every instance.
+    Topic(Topic),
+    /// Every session on `/message` of one instance.
+    Instance(InstanceName),
+}
+
+/// A message's identity, given by its publisher and kept by every copy of it. At most 255 bytes (an AMQP short string).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MessageId(Box<str>);
+
+impl MessageId {
+    /// Takes an id that somebody else gave; `None` if it is longer than an AMQP short string can be.
+    pub fn from_publisher(id: &str) -> Option<MessageId> {
+        (id.len() <= 255).then(|| MessageId(id.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Gives ids that no other incarnation of any instance gives: the incarnation and a count.
+#[derive(Debug)]
+pub struct MessageIds {
+    incarnation: Incarnation,
+    given: AtomicU64,
+}
+
+impl MessageIds {
+    pub fn new(incarnation: Incarnation) -> MessageIds {
+        MessageIds { incarnation, given: AtomicU64::new(0) }
+    }
+
+    pub fn next(&self) -> MessageId {
+        let count = self.given.fetch_add(1, Ordering::Relaxed) + 1;
+        MessageId(format!("{}-{count}", self.incarnation).into())
+    }
+}
+
+/// One message. A clone shares the payload.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// `None` when a foreign publisher gave none.
+    pub id: Option<MessageId>,
+    pub target: Target,
+    pub kind: PayloadKind,
+    /// Byte for byte what the sender sent; valid UTF-8 where `kind` is text.
+    pub payload: Bytes,
+}

@@ -1,0 +1,385 @@
+//! The bytes that wait for one socket, their limit, and the verdict when it is passed.
+//!
+//! Write first, queue second: while nothing waits, bytes go straight to the socket from whoever sends them, and no
+//! task is woken. What does not fit waits here; the session's task drains it when the socket is writable again.
+//! Invariant: bytes leave in the order in which they were sent, and nothing follows a close frame.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+
+/// Buffers handed to one vectored write; more than that wait for the next.
+const SLICES_MAX: usize = 32;
+
+/// What the outbox needs of a socket: tests and benchmarks bring their own.
+pub trait Socket: Send + Sync {
+    /// Writes what the socket takes at once; `WouldBlock` if it takes nothing.
+    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Ready when a write may succeed; else `cx` is woken when that changes.
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// What became of bytes given to [`Outbox::send`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Written, or waiting within the limit.
+    Taken,
+    /// They would pass the limit; nothing of them was kept.
+    Full,
+    /// The outbox is closing or dead.
+    Closed,
+}
+
+/// How far the outbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Open,
+    /// The close frame waits, or parts of it.
+    Closing,
+    /// The close frame is written.
+    Closed,
+    /// The socket failed, or was given up.
+    Dead,
+}
+
+/// The bytes waiting for one socket.
+#[derive(Debug)]
+pub struct Outbox {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// The front one is partly written: it must be finished or the frame boundary is lost.
+    front_begun: bool,
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+    /// The session's task, which drains.
+    task: Option<Waker>,
+}
+
+impl Default for Outbox {
+    fn default() -> Outbox {
+        Outbox {
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                front_begun: false,
+                waiting: VecDeque::new(),
+                waiting_bytes: 0,
+                task: None,
+            }),
+        }
+    }
+}
+
+impl Outbox {
+    /// Writes `frames`, or keeps them while no more than `bytes_max` wait.
+    pub fn send(&self, socket: &impl Socket, frames: &Bytes, bytes_max: usize) -> Verdict {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Verdict::Closed;
+        }
+        if state.waiting.is_empty() {
+            return match socket.try_write(&[IoSlice::new(frames)]) {
+                Ok(written) if written == frames.len() => Verdict::Taken,
+                Ok(written) => state.keep_first(frames.slice(written..), written > 0),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.keep_first(frames.clone(), false),
+                Err(_) => {
+                    state.die();
+                    Verdict::Closed
+                }
+            };
+        }
+        if state.waiting_bytes + frames.len() > bytes_max {
+            return Verdict::Full;
+        }
+        state.push(frames.clone());
+        Verdict::Taken
+    }
+
+    /// Puts the close frame behind what waits (or, unless `flush`, in its place) and takes nothing more.
+    /// False if the outbox was closing already.
+    pub fn close(&self, socket: &impl Socket, frame: Bytes, flush: bool) -> bool {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return false;
+        }
+        state.phase = Phase::Closing;
+        if !flush {
+            let begun = usize::from(state.front_begun).min(state.waiting.len());
+            state.waiting.truncate(begun);
+            state.waiting_bytes = state.waiting.iter().map(Bytes::len).sum();
+        }
+        state.push(frame);
+        // What does not go out now is the task's to drain, and the task alone knows what follows a close.
+        state.write_some(socket);
+        state.wake();
+        true
+    }
+
+    /// Gives the socket up: what waits is dropped and the session's task ends.
+    pub fn abort(&self) {
+        self.lock().die();
+    }
+
+    /// Writes what waits as far as the socket takes it, and remembers `cx` as the task to wake when something is
+    /// left to do: when more waits, when the phase changes, when the socket is writable again.
+    pub fn poll_flush(&self, cx: &mut Context<'_>, socket: &impl Socket) -> Phase {
+        let mut state = self.lock();
+        if !state.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            state.task = Some(cx.waker().clone());
+        }
+        loop {
+            state.write_some(socket);
+            if state.waiting.is_empty() {
+                return state.phase;
+            }
+            match socket.poll_writable(cx) {
+                Poll::Pending => return state.phase,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => state.die(),
+            }
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.lock().waiting_bytes
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    /// A panic under this lock leaves no broken invariant worth dying for: each change is made in one step.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Keeps what the socket did not take of the first bytes, whatever their size: a limit below one batch must not
+    /// cut a session that reads.
+    fn keep_first(&mut self, rest: Bytes, begun: bool) -> Verdict {
+        self.push(rest);
+        self.front_begun = begun;
+        self.wake();
+        Verdict::Taken
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        self.waiting_bytes += bytes.len();
+        self.waiting.push_back(bytes);
+    }
+
+    fn write_some(&mut self, socket: &impl Socket) {
+        while !self.waiting.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut used = 0;
+            for (slice, bytes) in slices.iter_mut().zip(&self.waiting) {
+                *slice = IoSlice::new(bytes);
+                used += 1;
+            }
+            match socket.try_write(&slices[..used]) {
+                Ok(0) => return self.die(),
+                Ok(written) => self.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.die(),
+            }
+        }
+        // An idle session pays for no queue.
+        self.waiting = VecDeque::new();
+        if self.phase == Phase::Closing {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.waiting_bytes -= written;
+        while let Some(front) = self.waiting.front_mut() {
+            if written < front.len() {
+                self.front_begun |= written > 0;
+                front.advance(written);
+                return;
+            }
+            written -= front.len();
+            self.waiting.pop_front();
+            self.front_begun = false;
+        }
+    }
+
+    fn die(&mut self) {
+        self.phase = Phase::Dead;
+        self.waiting = VecDeque::new();
+        self.waiting_bytes = 0;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `room` bytes and keeps them.
+    #[derive(Default)]
+    struct Stub {
+        inner: Mutex<StubState>,
+    }
+
+    #[derive(Default)]
+    struct StubState {
+        room: usize,
+        taken: Vec<u8>,
+        writes: usize,
+        broken: bool,
+    }
+
+    impl Stub {
+        fn with_room(room: usize) -> Stub {
+            let stub = Stub::default();
+            stub.inner.lock().unwrap().room = room;
+            stub
+        }
+
+        fn taken(&self) -> String {
+            String::from_utf8(self.inner.lock().unwrap().taken.clone()).unwrap()
+        }
+    }
+
+    impl Socket for Stub {
+        fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+            let mut stub = self.inner.lock().unwrap();
+            stub.writes += 1;
+            if stub.broken {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if stub.room == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let mut written = 0;
+            for buffer in buffers {
+                let part = buffer.len().min(stub.room);
+                stub.taken.extend_from_slice(&buffer[..part]);
+                stub.room -= part;
+                written += part;
+            }
+            Ok(written)
+        }
+
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.inner.lock().unwrap().room > 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+    }
+
+    fn flush(outbox: &Outbox, stub: &Stub) -> Phase {
+        outbox.poll_flush(&mut Context::from_waker(Waker::noop()), stub)
+    }
+
+    fn send(outbox: &Outbox, stub: &Stub, text: &'static str) -> Verdict {
+        outbox.send(stub, &Bytes::from_static(text.as_bytes()), 8)
+    }
+
+    #[test]
+    fn an_empty_outbox_writes_straight_through_and_keeps_nothing() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(100));
+        assert_eq!(send(&outbox, &stub, "hello"), Verdict::Taken);
+        assert_eq!((stub.taken().as_str(), outbox.waiting_bytes()), ("hello", 0));
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_and_leaves_in_order() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(2));
+        for text in ["abc", "de", "fg"] {
+            assert_eq!(send(&outbox, &stub, text), Verdict::Taken);
+        }
+        assert_eq!(outbox.waiting_bytes(), 5);
+        stub.inner.lock().unwrap().room = 3;
+        assert_eq!(flush(&outbox, &stub), Phase::Open);
+        assert_eq!(stub.taken(), "abcde");
+        stub.inner.lock().unwrap().room = 100;
+        flush(&outbox, &stub);
+        assert_eq!((stub.taken().as_str(), outbox.waiting_bytes()), ("abcdefg", 0));
+    }
+
+    #[test]
+    fn waiting_chunks_leave_in_one_vectored_write() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+        for text in ["a", "b", "c"] {
+            send(&outbox, &stub, text);
+        }
+        let before = stub.inner.lock().unwrap().writes;
+        stub.inner.lock().unwrap().room = 100;
+        flush(&outbox, &stub);
+        assert_eq!(stub.inner.lock().unwrap().writes - before, 1);
+    }
+
+    #[test]
+    fn past_the_limit_nothing_is_kept() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+        assert_eq!(send(&outbox, &stub, "12345678"), Verdict::Taken);
+        assert_eq!(send(&outbox, &stub, "9"), Verdict::Full);
+        assert_eq!(outbox.waiting_bytes(), 8);
+    }
+
+    #[test]
+    fn the_first_bytes_wait_whole_even_past_the_limit() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(1));
+        assert_eq!(send(&outbox, &stub, "longer than eight"), Verdict::Taken);
+        stub.inner.lock().unwrap().room = 100;
+        flush(&outbox, &stub);
+        assert_eq!(stub.taken(), "longer than eight");
+    }
+
+    #[test]
+    fn nothing_follows_a_close_frame() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+        send(&outbox, &stub, "abc");
+        assert!(outbox.close(&stub, Bytes::from_static(b"!"), true));
+        assert!(!outbox.close(&stub, Bytes::from_static(b"?"), true));
+        assert_eq!(send(&outbox, &stub, "late"), Verdict::Closed);
+        assert_eq!(outbox.phase(), Phase::Closing);
+        stub.inner.lock().unwrap().room = 100;
+        assert_eq!(flush(&outbox, &stub), Phase::Closed);
+        assert_eq!(stub.taken(), "abc!");
+    }
+
+    #[test]
+    fn a_close_without_flush_finishes_only_the_chunk_that_was_begun() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(1));
+        send(&outbox, &stub, "abc");
+        send(&outbox, &stub, "def");
+        outbox.close(&stub, Bytes::from_static(b"!"), false);
+        stub.inner.lock().unwrap().room = 100;
+        flush(&outbox, &stub);
+        assert_eq!(stub.taken(), "abc!");
+
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+        send(&outbox, &stub, "abc");
+        outbox.close(&stub, Bytes::from_static(b"!"), false);
+        stub.inner.lock().unwrap().room = 100;
+        flush(&outbox, &stub);
+        assert_eq!(stub.taken(), "!");
+    }
+
+    #[test]
+    fn a_broken_socket_ends_it() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+        send(&outbox, &stub, "abc");
+        stub.inner.lock().unwrap().broken = true;
+        stub.inner.lock().unwrap().room = 1;
+        assert_eq!(flush(&outbox, &stub), Phase::Dead);
+        assert_eq!(send(&outbox, &stub, "more"), Verdict::Closed);
+        assert_eq!(outbox.waiting_bytes(), 0);
+    }
+}

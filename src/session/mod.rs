@@ -1,0 +1,145 @@
+//! A session: one WebSocket that this instance accepted. A cheap handle outside, one task that owns the reading inside.
+//!
+//! The handle takes frames for the client (see [`Outbox`]) and may be closed by anyone; the task reads, answers control
+//! frames, hands messages to the broker and drains the outbox. It holds no timer: [`sweep`] looks after all sessions
+//! at once.
+
+mod registry;
+mod sweep;
+mod task;
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+pub use registry::{Limits, Permit, Sessions};
+
+use crate::broker::{NotAccepted, Sender};
+use crate::close::CloseReason;
+use crate::hub::{Listener, Seat};
+use crate::outbox::{Outbox, Phase, Socket, Verdict};
+use crate::protocol::frame;
+
+/// A session's number within its instance, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(u64);
+
+impl std::fmt::Display for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "session {}", self.0)
+    }
+}
+
+/// The handle of one session.
+pub struct Session {
+    id: SessionId,
+    socket: Stream,
+    outbox: Outbox,
+    seat: Seat,
+    /// When the client was last heard; once closing, when that began. By [`registry::Clock`].
+    marked_ms: AtomicU32,
+    /// A protocol ping is unanswered.
+    pinged: AtomicBool,
+    sessions: Arc<Sessions>,
+}
+
+impl Session {
+    /// Takes encoded frames for the client. A client that reads too slowly is closed.
+    fn send(&self, frames: &Bytes) {
+        match self.outbox.send(&self.socket, frames, self.sessions.limits().outbox_bytes_max) {
+            Verdict::Taken | Verdict::Closed => {}
+            Verdict::Full => self.close(CloseReason::TooSlow),
+        }
+    }
+
+    /// Begins to close; the first reason counts.
+    pub fn close(&self, reason: CloseReason) {
+        let frame = match reason.code() {
+            Some(code) => frame::close(code, &reason.to_string()),
+            None => frame::close_without_code(),
+        };
+        if self.outbox.close(&self.socket, frame, reason.flushes()) {
+            self.mark_now();
+            log::debug!("{}: closing with {:?}: {reason}", self.id, reason.code());
+        }
+    }
+
+    /// Notes that the client was heard.
+    fn heard(&self) {
+        self.pinged.store(false, Ordering::Relaxed);
+        self.mark_now();
+    }
+
+    fn mark_now(&self) {
+        self.marked_ms.store(self.sessions.clock().now_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether [`Session::tick`] has something to do.
+    fn is_due(&self, now_ms: u32) -> bool {
+        let limits = self.sessions.limits();
+        self.waited_ms(now_ms) >= limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.close_timeout_ms)
+    }
+
+    /// Time since the client was heard, or since closing began. The clock wraps; a mark that another thread set since
+    /// `now_ms` was read is no wait at all.
+    fn waited_ms(&self, now_ms: u32) -> u32 {
+        let waited_ms = now_ms.wrapping_sub(self.marked_ms.load(Ordering::Relaxed));
+        if waited_ms > u32::MAX / 2 { 0 } else { waited_ms }
+    }
+
+    /// What time alone brings about: pings, the end of the idle, the end of those that do not finish closing.
+    fn tick(&self, now_ms: u32) {
+        let limits = self.sessions.limits();
+        let waited_ms = self.waited_ms(now_ms);
+        match self.outbox.phase() {
+            Phase::Open if waited_ms >= limits.idle_timeout_ms => self.close(CloseReason::Idle),
+            Phase::Open if waited_ms >= limits.ping_interval_ms => {
+                if !self.pinged.swap(true, Ordering::Relaxed) {
+                    self.send(&frame::ping(&[]));
+                }
+            }
+            Phase::Closing | Phase::Closed if waited_ms >= limits.close_timeout_ms => self.outbox.abort(),
+            Phase::Open | Phase::Closing | Phase::Closed | Phase::Dead => {}
+        }
+    }
+}
+
+impl Listener for Session {
+    fn deliver(&self, frames: &Bytes) {
+        self.send(frames);
+    }
+
+    fn seat(&self) -> &Seat {
+        &self.seat
+    }
+}
+
+impl Sender for Session {
+    /// A plain session cannot be told of one message, so a refusal ends it: never silence.
+    fn settled(&self, outcome: Result<(), NotAccepted>) {
+        if let Err(reason) = outcome {
+            log::debug!("{}: message not accepted: {reason}", self.id);
+            self.close(CloseReason::NotAccepted);
+        }
+    }
+}
+
+/// A client's TCP stream, as the outbox sees it.
+struct Stream(TcpStream);
+
+impl Socket for Stream {
+    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        match buffers {
+            [one] => self.0.try_write(one),
+            several => self.0.try_write_vectored(several),
+        }
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_write_ready(cx)
+    }
+}

@@ -1,0 +1,190 @@
+//! All sessions of this instance: who may come in, look-up by id, and the registration that undoes itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::{Session, SessionId, Stream, task};
+use crate::broker::Broker;
+use crate::close::CloseReason;
+use crate::hub::{Hub, Membership, Seat};
+use crate::message::MessageIds;
+use crate::outbox::Outbox;
+
+/// What a session may cost. Defaults and reasons stand with the options.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Payload of one message, fragments together.
+    pub message_bytes_max: usize,
+    /// Bytes that wait for one slow client.
+    pub outbox_bytes_max: usize,
+    pub sessions_max: usize,
+    /// Silence after which the server pings.
+    pub ping_interval_ms: u32,
+    /// Silence after which a session is closed.
+    pub idle_timeout_ms: u32,
+    /// Time for the closing handshake.
+    pub close_timeout_ms: u32,
+    /// Whether keep-alive texts are answered with the text `pong`.
+    pub answer_keep_alive: bool,
+}
+
+/// All sessions of this instance, and what they share.
+pub struct Sessions {
+    open: DashMap<SessionId, Arc<Session>>,
+    /// Permits given: sessions that are open or about to be.
+    admitted: AtomicUsize,
+    last_id: AtomicU64,
+    draining: AtomicBool,
+    /// Told whenever a permit comes back.
+    left: Notify,
+    limits: Limits,
+    clock: Clock,
+    hub: Hub,
+    broker: Arc<dyn Broker>,
+    message_ids: MessageIds,
+}
+
+impl Sessions {
+    pub fn new(limits: Limits, hub: Hub, broker: Arc<dyn Broker>, message_ids: MessageIds) -> Arc<Sessions> {
+        Arc::new(Sessions {
+            open: DashMap::new(),
+            admitted: AtomicUsize::new(0),
+            last_id: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            left: Notify::new(),
+            limits,
+            clock: Clock::default(),
+            hub,
+            broker,
+            message_ids,
+        })
+    }
+
+    /// The right to open one session; `None` when there are as many as there may be, or the instance stops.
+    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
+        let room = |admitted| (admitted < self.limits.sessions_max).then_some(admitted + 1);
+        self.admitted.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
+        let permit = Permit { sessions: self.clone() };
+        // Looked at after counting, so that a drain either sees the permit or is seen here.
+        (!self.draining.load(Ordering::Acquire)).then_some(permit)
+    }
+
+    /// Opens a session on an upgraded stream; `first` holds what the client sent behind its handshake.
+    /// From here on it hears what the broker delivers.
+    pub fn open(self: &Arc<Self>, stream: TcpStream, first: Bytes, permit: Permit) -> SessionId {
+        let id = SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+        let session = Arc::new(Session {
+            id,
+            socket: Stream(stream),
+            outbox: Outbox::default(),
+            seat: Seat::default(),
+            marked_ms: AtomicU32::new(self.clock.now_ms()),
+            pinged: AtomicBool::new(false),
+            sessions: self.clone(),
+        });
+        self.open.insert(id, session.clone());
+        let registration = Registration { id, _membership: self.hub.join(session.clone()), permit };
+        if self.draining.load(Ordering::Acquire) {
+            session.close(CloseReason::GoingAway);
+        }
+        tokio::spawn(task::run(session, registration, first));
+        id
+    }
+
+    /// Lets nobody in, tells every session that the instance stops and waits until they are gone, at most for
+    /// `timeout`. False if some are left.
+    pub async fn drain_within(&self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.drain()).await.is_ok()
+    }
+
+    async fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        for session in self.snapshot(|_| true) {
+            session.close(CloseReason::GoingAway);
+        }
+        loop {
+            let left = self.left.notified();
+            if self.count() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Sessions that are open or about to be.
+    pub fn count(&self) -> usize {
+        self.admitted.load(Ordering::Acquire)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(super) fn broker(&self) -> &dyn Broker {
+        &*self.broker
+    }
+
+    pub(super) fn message_ids(&self) -> &MessageIds {
+        &self.message_ids
+    }
+
+    /// The sessions that `wanted` picks. Nothing is done to them under the map's guards, so that no insertion waits.
+    pub(super) fn snapshot(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        self.open.iter().filter(|entry| wanted(entry.value())).map(|entry| entry.value().clone()).collect()
+    }
+}
+
+/// The right to one session. Its drop gives it back.
+pub struct Permit {
+    sessions: Arc<Sessions>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.sessions.admitted.fetch_sub(1, Ordering::AcqRel);
+        self.sessions.left.notify_waiters();
+    }
+}
+
+/// That a session stands in the map and in the hub. Its drop undoes both.
+pub(super) struct Registration {
+    id: SessionId,
+    _membership: Membership,
+    permit: Permit,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.permit.sessions.open.remove(&self.id);
+    }
+}
+
+/// Milliseconds since the instance began, in 32 bits to keep sessions small; starts again after 49 days.
+#[derive(Debug)]
+pub(super) struct Clock(Instant);
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock(Instant::now())
+    }
+}
+
+impl Clock {
+    pub fn now_ms(&self) -> u32 {
+        self.0.elapsed().as_millis() as u32
+    }
+}
