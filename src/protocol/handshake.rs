@@ -13,8 +13,8 @@ const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The length of a key: 16 bytes in base64, with padding.
 const KEY_CHARS: usize = 24;
 
-/// Lenient about one thing only: the four bits that the 22nd character has too many. The RFC asks that the key *decodes*
-/// to 16 bytes, and clients that make up a key as text leave those bits set.
+/// Lenient about one thing only: the four bits that the 22nd character has too many. The RFC asks that the key
+/// *decodes* to 16 bytes, and clients that make up a key as text leave those bits set.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()

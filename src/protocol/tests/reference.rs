@@ -1,11 +1,11 @@
 //! The parser against tungstenite, on the same streams: the same events, and the same verdict.
 //!
-//! The deliberate differences, all of them on streams that break a rule or end in the middle of a frame:
+//! The deliberate differences:
 //!
 //! 1. Tungstenite takes lengths that are not in their shortest form; RFC 6455 §5.2 forbids them. So it takes a control
 //!    frame, too, that tells a short length in a long form.
-//! 2. Tungstenite judges a frame when all of it has arrived, Warren as soon as the deciding byte has. When a stream ends
-//!    in between, the rest of the frame makes tungstenite refuse it too.
+//! 2. Tungstenite judges a frame when all of it has arrived, Warren as soon as the deciding byte has. When a stream
+//!    ends in between, the rest of the frame makes tungstenite refuse it too.
 //! 3. Tungstenite refuses close code 1014, which IANA's registry has (bad gateway).
 //! 4. Tungstenite reports a forbidden close code as a close event with 1002; for Warren it is a violation.
 //! 5. Where a stream breaks two rules at once the close codes may differ: Warren goes by the order on the wire. Only

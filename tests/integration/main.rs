@@ -1,0 +1,5 @@
+//! Warren as its users see it: real sockets, a real RabbitMQ, a real browser. `make test` brings what they need.
+
+mod support;
+
+mod contract;

@@ -1,0 +1,100 @@
+//! An instance of Warren within the test's own process.
+
+use std::net::SocketAddr;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use warren::app::App;
+use warren::broker::memory::MemoryExchange;
+use warren::config::{BrokerChoice, Config};
+use warren::instance::InstanceName;
+
+use super::broker::Cluster;
+use super::client::{Client, get_json};
+use super::{eventually, within_deadline};
+
+pub struct Instance {
+    pub address: SocketAddr,
+    pub name: InstanceName,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Any free port of loopback, and else the defaults.
+pub fn config() -> Config {
+    Config { host: [127, 0, 0, 1].into(), port: 0, ..Config::default() }
+}
+
+impl Instance {
+    /// Runs an instance of its own in-process broker.
+    pub async fn start(config: Config) -> Instance {
+        Self::start_on(config, &MemoryExchange::default()).await
+    }
+
+    /// Runs an instance whose in-process broker is `exchange`.
+    pub async fn start_on(config: Config, exchange: &MemoryExchange) -> Instance {
+        let app = App::bind(config).expect("a free port").with_exchange(exchange.clone());
+        let (stop, stopped) = oneshot::channel();
+        let (address, name) = (app.address(), app.instance().clone());
+        let running = tokio::spawn(app.run(async {
+            let _ = stopped.await;
+        }));
+        Instance { address, name, stop: Some(stop), running }
+    }
+
+    /// Runs an instance in a cluster on RabbitMQ, and waits until it is ready.
+    pub async fn join(config: Config, cluster: &Cluster) -> Instance {
+        let instance = Self::start(cluster.configure(config)).await;
+        instance.ready().await;
+        instance
+    }
+
+    pub async fn ready(&self) {
+        eventually("the instance is ready", || async { get_json(self.address, "/readyz").await.0 == 200 }).await;
+    }
+
+    /// A session on `/message`.
+    pub async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    pub async fn connect_many(&self, count: usize) -> Vec<Client> {
+        futures_util::future::join_all((0..count).map(|_| self.connect())).await
+    }
+
+    /// Stops in good order; the result is that of the run.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        drop(self.stop.take());
+        within_deadline("the instance stops", self.running).await.expect("no panic")
+    }
+
+    /// What the run came to when it ends by itself.
+    pub async fn ended(self) -> anyhow::Result<()> {
+        within_deadline("the instance ends", self.running).await.expect("no panic")
+    }
+}
+
+/// The in-process broker, or a cluster on RabbitMQ: what the contract's cases run against.
+pub enum Carrier {
+    Memory(MemoryExchange),
+    RabbitMq(Cluster),
+}
+
+impl Carrier {
+    pub async fn instance(&self) -> Instance {
+        self.instance_with(config()).await
+    }
+
+    pub async fn instance_with(&self, config: Config) -> Instance {
+        match self {
+            Carrier::Memory(exchange) => {
+                Instance::start_on(Config { broker: BrokerChoice::Memory, ..config }, exchange).await
+            }
+            Carrier::RabbitMq(cluster) => Instance::join(config, cluster).await,
+        }
+    }
+
+    pub async fn instances(&self, count: usize) -> Vec<Instance> {
+        futures_util::future::join_all((0..count).map(|_| self.instance())).await
+    }
+}

@@ -1,0 +1,29 @@
+//! One helper per boundary, so that a test reads as what happens.
+
+pub mod broker;
+pub mod client;
+pub mod instance;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long a test waits for what must happen; generous, since it only matters when something is broken.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds, or fails the test with `what`.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "did not happen within {DEADLINE:?}: {what}");
+}
+
+/// Waits for `future`, or fails the test with `what`.
+pub async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("did not happen within {DEADLINE:?}: {what}"),
+    }
+}
