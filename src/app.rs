@@ -85,6 +85,7 @@ impl App {
         let (broker, refused) = self.broker(deliveries)?;
         let sessions =
             Sessions::new(limits(&self.config), hub.clone(), broker.clone(), MessageIds::new(self.incarnation.clone()));
+        log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);
         let site = Arc::new(Site {
             incarnation: self.incarnation.clone(),
             sessions: sessions.clone(),

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    env_logger::Builder::new().parse_filters(config.log.as_str()).init();
+    start_log(&config);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if config.worker_threads > 0 {
         runtime.worker_threads(config.worker_threads);
@@ -40,6 +40,16 @@ fn serve(config: Config) -> anyhow::Result<()> {
         log::info!("stopped");
         Ok(())
     })
+}
+
+/// Log lines go to standard error. An error is logged once, by whoever handles it, so the AMQP library's own lines
+/// are off unless the filter names them.
+fn start_log(config: &Config) {
+    env_logger::Builder::new()
+        .filter_module("lapin", log::LevelFilter::Off)
+        .filter_module("tracing", log::LevelFilter::Off)
+        .parse_filters(config.log.as_str())
+        .init();
 }
 
 /// Ready at the first SIGTERM or SIGINT; the second ends the process at once.

@@ -74,6 +74,18 @@ impl BrokerChoice {
     }
 }
 
+impl fmt::Display for BrokerChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokerChoice::Memory => f.write_str("in process"),
+            BrokerChoice::Amqp(uris) => {
+                let shown: Vec<String> = uris.iter().map(BrokerUri::to_string).collect();
+                f.write_str(&shown.join(", "))
+            }
+        }
+    }
+}
+
 impl BrokerUri {
     /// The whole URI, password included: for connecting, never for logs.
     pub fn expose(&self) -> &str {

@@ -154,9 +154,9 @@ options! {
         }
         answer_keep_alive: bool = switch() => {
             default: "false",
-            help: "Answer the texts ping and keep-alive with the text pong.",
-            reason: "Every text is a message. Some clients cannot send ping frames and send such texts instead: \
-                     switch it on for them.",
+            help: "Answer the texts ping and keep-alive with the text pong. They are never broadcast either way.",
+            reason: "Most clients that send such texts expect no answer, and would take it for a message. Switch it \
+                     on for client libraries that wait for one.",
         }
     }
 

@@ -372,6 +372,13 @@ fn the_committed_sample_is_the_generated_one() {
 }
 
 #[test]
+fn the_committed_documentation_is_the_generated_one() {
+    let committed = include_str!("../../docs/options.md");
+    let remedy = "docs/options.md is old: `warren config --markdown` behind its first two lines";
+    assert!(committed.strip_prefix("# Options\n\n") == Some(&markdown()), "{remedy}");
+}
+
+#[test]
 fn the_sample_changes_nothing_as_it_is_and_states_the_defaults() {
     let untouched = TemporaryFile::new(&sample());
     assert_eq!(config_of(&untouched.flag(), &[]), Config::default());
