@@ -1,0 +1,32 @@
+# What there is to do in this checkout. `make` alone lists it.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help run cluster stop test check clean
+
+# Every script of the repository starts with this line.
+SCRIPTS := $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts .ci)
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## one instance on port 8080, without a broker (ARGS="--port 9000" for other options)
+	cargo run --release --locked -- serve $(ARGS)
+
+cluster: ## RabbitMQ and two instances, on ports 8080 and 8081, until Ctrl-C
+	@scripts/cluster
+
+stop: ## stop the cluster of this checkout, from any terminal
+	@scripts/cluster stop
+
+test: ## all tests, with a real RabbitMQ and a real browser (ARGS="--test name" for some)
+	@scripts/test $(ARGS)
+
+check: ## format, lints, documentation, shell syntax: what CI asks before the tests
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
+	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
+
+clean: stop ## stop the cluster, remove everything that was built or stored under target/
+	cargo clean
