@@ -25,6 +25,9 @@ const FILES_KEPT_FREE: u64 = 128;
 /// Time to settle what is still on its way to the broker after the sessions are gone.
 const BROKER_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Word from the broker should it never let this instance in.
+type Refused = Option<oneshot::Receiver<NameTaken>>;
+
 /// One instance, bound to its port.
 pub struct App {
     config: Config,
@@ -116,11 +119,8 @@ impl App {
         outcome
     }
 
-    /// The broker that the configuration names, and word of it should it never let this instance in.
-    fn broker(
-        &self,
-        deliveries: mpsc::Sender<Vec<Message>>,
-    ) -> anyhow::Result<(Arc<dyn Broker>, Option<oneshot::Receiver<NameTaken>>)> {
+    /// The broker that the configuration names.
+    fn broker(&self, deliveries: mpsc::Sender<Vec<Message>>) -> anyhow::Result<(Arc<dyn Broker>, Refused)> {
         let config = &self.config;
         match &config.broker {
             BrokerChoice::Memory => Ok((Arc::new(self.exchange.attach(deliveries)), None)),
@@ -155,11 +155,11 @@ fn endpoints(config: &Config, uris: &[BrokerUri]) -> anyhow::Result<Vec<Endpoint
 }
 
 /// Ready only if the broker refuses this instance for good.
-async fn name_taken(refused: Option<oneshot::Receiver<NameTaken>>) -> NameTaken {
-    if let Some(refused) = refused {
-        if let Ok(taken) = refused.await {
-            return taken;
-        }
+async fn name_taken(refused: Refused) -> NameTaken {
+    if let Some(refused) = refused
+        && let Ok(taken) = refused.await
+    {
+        return taken;
     }
     std::future::pending().await
 }

@@ -16,10 +16,14 @@ const SLICES_MAX: usize = 32;
 
 /// What the outbox needs of a socket: tests and benchmarks bring their own.
 pub trait Socket: Send + Sync {
-    /// Writes what the socket takes at once; `WouldBlock` if it takes nothing.
-    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Writes what the socket takes at once; `WouldBlock` if it takes nothing. The fan-out's way, so it should be no
+    /// more than the system call.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Ready when a write may succeed; else `cx` is woken when that changes.
+    /// The same for several buffers. When it would block, [`Socket::poll_writable`] must see that.
+    fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Ready when a vectored write may succeed; else `cx` is woken when that changes.
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -52,53 +56,58 @@ pub struct Outbox {
     state: Mutex<State>,
 }
 
+/// Small, since it exists once a session, and most of them have nothing waiting.
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// The front one is partly written: it must be finished or the frame boundary is lost.
-    front_begun: bool,
-    waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
+    backlog: Option<Box<Backlog>>,
     /// The session's task, which drains.
     task: Option<Waker>,
 }
 
+/// What waits; never empty.
+#[derive(Debug)]
+struct Backlog {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+    /// The front chunk is partly written: it must be finished or the frame boundary is lost.
+    front_begun: bool,
+}
+
 impl Default for Outbox {
     fn default() -> Outbox {
-        Outbox {
-            state: Mutex::new(State {
-                phase: Phase::Open,
-                front_begun: false,
-                waiting: VecDeque::new(),
-                waiting_bytes: 0,
-                task: None,
-            }),
-        }
+        Outbox { state: Mutex::new(State { phase: Phase::Open, backlog: None, task: None }) }
     }
 }
 
 impl Outbox {
-    /// Writes `frames`, or keeps them while no more than `bytes_max` wait.
+    /// Writes `frames`, or keeps them while no more than `bytes_max` wait. The first bytes that wait are kept whatever
+    /// their size: a limit below one batch must not cut a session that reads.
     pub fn send(&self, socket: &impl Socket, frames: &Bytes, bytes_max: usize) -> Verdict {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Verdict::Closed;
         }
-        if state.waiting.is_empty() {
-            return match socket.try_write(&[IoSlice::new(frames)]) {
-                Ok(written) if written == frames.len() => Verdict::Taken,
-                Ok(written) => state.keep_first(frames.slice(written..), written > 0),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.keep_first(frames.clone(), false),
-                Err(_) => {
-                    state.die();
-                    Verdict::Closed
-                }
-            };
+        if let Some(backlog) = &mut state.backlog {
+            if backlog.bytes + frames.len() > bytes_max {
+                return Verdict::Full;
+            }
+            backlog.push(frames.clone());
+            return Verdict::Taken;
         }
-        if state.waiting_bytes + frames.len() > bytes_max {
-            return Verdict::Full;
-        }
-        state.push(frames.clone());
+        let written = match socket.try_write(frames) {
+            Ok(written) if written == frames.len() => return Verdict::Taken,
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                state.die();
+                return Verdict::Closed;
+            }
+        };
+        let rest = frames.slice(written..);
+        state.backlog =
+            Some(Box::new(Backlog { bytes: rest.len(), chunks: VecDeque::from([rest]), front_begun: written > 0 }));
+        state.wake();
         Verdict::Taken
     }
 
@@ -110,12 +119,12 @@ impl Outbox {
             return false;
         }
         state.phase = Phase::Closing;
+        let mut backlog = state.backlog.take().unwrap_or_default();
         if !flush {
-            let begun = usize::from(state.front_begun).min(state.waiting.len());
-            state.waiting.truncate(begun);
-            state.waiting_bytes = state.waiting.iter().map(Bytes::len).sum();
+            backlog.cut();
         }
-        state.push(frame);
+        backlog.push(frame);
+        state.backlog = Some(backlog);
         // What does not go out now is the task's to drain, and the task alone knows what follows a close.
         state.write_some(socket);
         state.wake();
@@ -136,7 +145,7 @@ impl Outbox {
         }
         loop {
             state.write_some(socket);
-            if state.waiting.is_empty() {
+            if state.backlog.is_none() {
                 return state.phase;
             }
             match socket.poll_writable(cx) {
@@ -149,7 +158,7 @@ impl Outbox {
 
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
-        self.lock().waiting_bytes
+        self.lock().backlog.as_ref().map_or(0, |backlog| backlog.bytes)
     }
 
     pub fn phase(&self) -> Phase {
@@ -163,66 +172,78 @@ impl Outbox {
 }
 
 impl State {
-    /// Keeps what the socket did not take of the first bytes, whatever their size: a limit below one batch must not
-    /// cut a session that reads.
-    fn keep_first(&mut self, rest: Bytes, begun: bool) -> Verdict {
-        self.push(rest);
-        self.front_begun = begun;
-        self.wake();
-        Verdict::Taken
-    }
-
-    fn push(&mut self, bytes: Bytes) {
-        self.waiting_bytes += bytes.len();
-        self.waiting.push_back(bytes);
-    }
-
+    /// Writes what waits as far as the socket takes it.
     fn write_some(&mut self, socket: &impl Socket) {
-        while !self.waiting.is_empty() {
+        while let Some(backlog) = &mut self.backlog {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut used = 0;
-            for (slice, bytes) in slices.iter_mut().zip(&self.waiting) {
-                *slice = IoSlice::new(bytes);
+            for (slice, chunk) in slices.iter_mut().zip(&backlog.chunks) {
+                *slice = IoSlice::new(chunk);
                 used += 1;
             }
-            match socket.try_write(&slices[..used]) {
-                Ok(0) => return self.die(),
-                Ok(written) => self.advance(written),
+            match socket.try_write_vectored(&slices[..used]) {
+                Ok(0) => self.die(),
+                Ok(written) => {
+                    backlog.advance(written);
+                    if backlog.chunks.is_empty() {
+                        self.emptied();
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.die(),
+                Err(_) => self.die(),
             }
         }
-        // An idle session pays for no queue.
-        self.waiting = VecDeque::new();
+    }
+
+    fn emptied(&mut self) {
+        self.backlog = None;
         if self.phase == Phase::Closing {
             self.phase = Phase::Closed;
         }
     }
 
-    fn advance(&mut self, mut written: usize) {
-        self.waiting_bytes -= written;
-        while let Some(front) = self.waiting.front_mut() {
-            if written < front.len() {
-                self.front_begun |= written > 0;
-                front.advance(written);
-                return;
-            }
-            written -= front.len();
-            self.waiting.pop_front();
-            self.front_begun = false;
-        }
-    }
-
     fn die(&mut self) {
         self.phase = Phase::Dead;
-        self.waiting = VecDeque::new();
-        self.waiting_bytes = 0;
+        self.backlog = None;
         self.wake();
     }
 
     fn wake(&mut self) {
         if let Some(task) = self.task.take() {
             task.wake();
+        }
+    }
+}
+
+impl Default for Backlog {
+    fn default() -> Backlog {
+        Backlog { chunks: VecDeque::with_capacity(1), bytes: 0, front_begun: false }
+    }
+}
+
+impl Backlog {
+    fn push(&mut self, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.chunks.push_back(bytes);
+    }
+
+    /// Drops all but what must be finished.
+    fn cut(&mut self) {
+        self.chunks.truncate(usize::from(self.front_begun));
+        self.bytes = self.chunks.iter().map(Bytes::len).sum();
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(front) = self.chunks.front_mut() {
+            if written < front.len() {
+                self.front_begun |= written > 0;
+                front.advance(written);
+                return;
+            }
+            written -= front.len();
+            self.chunks.pop_front();
+            self.front_begun = false;
         }
     }
 }
@@ -258,7 +279,11 @@ mod tests {
     }
 
     impl Socket for Stub {
-        fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+            self.try_write_vectored(&[IoSlice::new(bytes)])
+        }
+
+        fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
             let mut stub = self.inner.lock().unwrap();
             stub.writes += 1;
             if stub.broken {

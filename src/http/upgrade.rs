@@ -67,7 +67,7 @@ fn check(headers: &HeaderMap) -> Result<&str, Refusal> {
     if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
         return Err(Refusal::NotAnUpgrade);
     }
-    if !headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == VERSION) {
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
         return Err(Refusal::UnknownVersion);
     }
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use rustix::net::SendFlags;
 use tokio::net::TcpStream;
 
 pub use registry::{Limits, Permit, Sessions};
@@ -132,11 +133,14 @@ impl Sender for Session {
 struct Stream(TcpStream);
 
 impl Socket for Stream {
-    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        match buffers {
-            [one] => self.0.try_write(one),
-            several => self.0.try_write_vectored(several),
-        }
+    /// Past tokio's record of what is writable, whose look-up would cost a cache miss per session (measured: 4 % of a
+    /// fan-out). A refusal here tells tokio nothing; the task's vectored write that follows does.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(buffers)
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -63,7 +63,7 @@ pub struct Origin {
 /// The message of a delivery; beside it its origin, if it names one.
 pub fn open(delivery: Delivery, names: &Names) -> (Message, Option<Origin>) {
     let Delivery { exchange, routing_key, properties, data, .. } = delivery;
-    let number = properties.headers().as_ref().and_then(|headers| sequence(headers));
+    let number = properties.headers().as_ref().and_then(sequence);
     let origin = match (properties.app_id(), number) {
         (Some(incarnation), Some(number)) => Some(Origin { incarnation: incarnation.clone(), number }),
         _ => None,
