@@ -37,21 +37,26 @@ pub struct Seat(AtomicU32);
 /// Who listens here. A cheap handle.
 #[derive(Clone)]
 pub struct Hub {
-    workers: Arc<[WorkerHandle]>,
-    joined: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    workers: Box<[WorkerHandle]>,
+    joined: AtomicUsize,
 }
 
 impl Hub {
     /// Starts `workers` tasks on the current runtime; they end with the last handle.
     pub fn start(workers: usize) -> Hub {
         let workers = (0..workers.max(1)).map(|_| Worker::start()).collect();
-        Hub { workers, joined: Arc::default() }
+        Hub { shared: Arc::new(Shared { workers, joined: AtomicUsize::new(0) }) }
     }
 
     /// From now on `listener` hears every message that [`Hub::run`] takes, until the membership is dropped.
     pub fn join(&self, listener: Arc<dyn Listener>) -> Membership {
-        let worker = self.joined.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        self.workers[worker].change(Change::Join(listener.clone()));
+        let workers = &self.shared.workers;
+        let worker = self.shared.joined.fetch_add(1, Ordering::Relaxed) % workers.len();
+        workers[worker].change(Change::Join(listener.clone()));
         Membership { hub: self.clone(), worker, listener }
     }
 
@@ -81,7 +86,7 @@ impl Hub {
         if frames.is_empty() {
             return;
         }
-        for worker in self.workers.iter().filter(|worker| worker.has_listeners()) {
+        for worker in self.shared.workers.iter().filter(|worker| worker.has_listeners()) {
             worker.hand_out(frames.clone()).await;
         }
     }
@@ -96,7 +101,7 @@ pub struct Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.hub.workers[self.worker].change(Change::Leave(self.listener.clone()));
+        self.hub.shared.workers[self.worker].change(Change::Leave(self.listener.clone()));
     }
 }
 

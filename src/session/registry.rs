@@ -9,7 +9,8 @@ use dashmap::DashMap;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::{Session, SessionId, Stream, task};
+use super::task::SessionTask;
+use super::{Session, SessionId, Stream};
 use crate::broker::Broker;
 use crate::close::CloseReason;
 use crate::hub::{Hub, Membership, Seat};
@@ -93,7 +94,7 @@ impl Sessions {
         if self.draining.load(Ordering::Acquire) {
             session.close(CloseReason::GoingAway);
         }
-        tokio::spawn(task::run(session, registration, first));
+        tokio::spawn(SessionTask::new(session, registration, &first));
         id
     }
 
