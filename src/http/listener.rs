@@ -29,7 +29,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
+#[error("cannot listen on {address}")]
 pub struct BindError {
     pub address: SocketAddr,
     pub source: io::Error,

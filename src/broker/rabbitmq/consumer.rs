@@ -96,9 +96,10 @@ impl Consumer {
 
     /// Attaches and consumes; ends only by a failure.
     async fn serve(&mut self, connection: &Object) -> Failure {
-        let mut events = std::pin::pin!(connection.events_listener());
         match self.attach(connection).await {
             Ok((channel, deliveries)) => {
+                // Not sooner: a refusal that attaching copes with (a left-over exchange) is an event as well.
+                let mut events = std::pin::pin!(connection.events_listener());
                 self.attached_once = true;
                 self.side.up();
                 match self.consume(&channel, deliveries, &mut events).await {
