@@ -67,9 +67,12 @@ fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
         }
     };
     Ok(async move {
-        log::info!("{}: stopping; the same again stops at once", next().await);
+        // Not awaited among a log line's arguments: those are left alone while the line's level is off.
+        let first = next().await;
+        log::info!("{first}: stopping; the same again stops at once");
         tokio::spawn(async move {
-            log::warn!("{}: stopped at once", next().await);
+            let second = next().await;
+            log::warn!("{second}: stopped at once");
             std::process::exit(130);
         });
     })

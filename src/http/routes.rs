@@ -33,11 +33,14 @@ pub fn all(
 
 fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("message")
-        .and(warp::get())
+        .and(get_or_head())
+        .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
         .and(warp::ext::get::<Peer>())
-        .map(move |headers: HeaderMap, on_upgrade, peer| {
+        .map(move |method, headers: HeaderMap, on_upgrade: Option<OnUpgrade>, peer| {
+            // Only GET opens a session (RFC 6455 §4.1); HEAD learns what GET without an upgrade learns.
+            let on_upgrade = on_upgrade.filter(|_| method == Method::GET);
             let client = client_address(peer, &headers, &site.trusted_proxies);
             upgrade::answer(&site, &headers, on_upgrade, client)
         })

@@ -3,3 +3,6 @@
 mod support;
 
 mod contract;
+mod hostile;
+mod http;
+mod session;

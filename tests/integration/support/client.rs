@@ -53,6 +53,20 @@ impl Client {
         }
     }
 
+    /// The given text, behind whatever else comes before it.
+    pub async fn receives_after_others(&mut self, text: &str) {
+        while self.receive().await != Message::text(text) {}
+    }
+
+    /// Proves the session open by a ping. Who has its pong also hears whatever is said from then on; what comes before
+    /// it is passed over.
+    pub async fn is_open(&mut self) {
+        within_deadline("sending", self.socket.send(Message::Ping("open?".into()))).await.expect("an open session");
+        while within_deadline("a pong", self.socket.next()).await.expect("an open session").expect("an open session")
+            != Message::Pong("open?".into())
+        {}
+    }
+
     /// How the session ends: the close frame, or `None` for an end without one. Messages before it are passed over.
     pub async fn closed(&mut self) -> Option<CloseFrame> {
         loop {

@@ -1,10 +1,15 @@
 //! One helper per boundary, so that a test reads as what happens.
 
 pub mod broker;
+pub mod bystanders;
 pub mod client;
+pub mod http;
 pub mod instance;
+pub mod process;
+pub mod raw;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long a test waits for what must happen; generous, since it only matters when something is broken.
@@ -26,4 +31,10 @@ pub async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> 
         Ok(value) => value,
         Err(_) => panic!("did not happen within {DEADLINE:?}: {what}"),
     }
+}
+
+/// Waits until the instance at `address` says that it has this many sessions.
+pub async fn sessions_become(address: SocketAddr, count: usize) {
+    let what = format!("{count} sessions");
+    eventually(&what, || async { client::get_json(address, "/healthz").await.1["sessions"] == count }).await;
 }

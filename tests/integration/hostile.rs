@@ -1,0 +1,380 @@
+//! Clients that break the rules, on purpose or not: each hears why, and costs the others nothing.
+
+use std::time::{Duration, Instant};
+
+use warren::config::Config;
+
+use crate::support::bystanders::Bystanders;
+use crate::support::instance::{Instance, config};
+use crate::support::process::Process;
+use crate::support::raw::wire::{self, ClientFrame, Length};
+use crate::support::raw::{Closing, Raw, handshake};
+use crate::support::{eventually, sessions_become, within_deadline};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Sends each of the inputs in a session of its own, whose client must receive the code.
+async fn each_is_closed_with(code: u16, inputs: impl IntoIterator<Item = (&str, Vec<u8>)>) {
+    let instance = Instance::start(config()).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    for (what, input) in inputs {
+        let offending = async {
+            let mut client = Raw::connect(instance.address).await;
+            client.send(&input).await;
+            client.send(wire::text("too late")).await;
+            let closing = client.closed().await;
+            assert_eq!(closing.code, Some(code), "{what}: {}", closing.reason);
+            assert!(!closing.reason.is_empty(), "{what}: no reason");
+        };
+        bystanders.talk_while(offending).await;
+    }
+    bystanders.hear_nobody_else().await;
+    sessions_become(instance.address, 2).await;
+}
+
+fn frame(opcode: u8, payload: &[u8]) -> ClientFrame {
+    ClientFrame::new(opcode, payload)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_frames_are_closed_with_1002() {
+    use wire::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
+    let mut inputs = vec![
+        ("not masked", frame(TEXT, b"x").mask(None).bytes()),
+        ("ping not masked", frame(PING, b"x").mask(None).bytes()),
+        ("ping in fragments", frame(PING, b"x").not_final().bytes()),
+        ("pong in fragments", frame(PONG, b"x").not_final().bytes()),
+        ("close in fragments", frame(CLOSE, b"").not_final().bytes()),
+        ("ping of 126 bytes", frame(PING, &[0; 126]).bytes()),
+        ("pong of 64 KiB", frame(PONG, &[0; 65_536]).bytes()),
+        ("close of 126 bytes", wire::close(1000, &[b'x'; 124])),
+        ("continuation of nothing", frame(CONTINUATION, b"x").bytes()),
+        ("first part of nothing", frame(CONTINUATION, b"x").not_final().bytes()),
+        ("text within a text", wire::stream(&[frame(TEXT, b"a").not_final(), frame(TEXT, b"b")])),
+        ("binary within a text", wire::stream(&[frame(TEXT, b"a").not_final(), frame(BINARY, b"b").not_final()])),
+        ("5 in 16 bits", frame(TEXT, b"hello").length(Length::Bits16(5)).bytes()),
+        ("125 in 16 bits", frame(TEXT, &[b'x'; 125]).length(Length::Bits16(125)).bytes()),
+        ("5 in 64 bits", frame(TEXT, b"hello").length(Length::Bits64(5)).bytes()),
+        ("65,535 in 64 bits", frame(BINARY, &[0; 65_535]).length(Length::Bits64(65_535)).bytes()),
+        ("length with its highest bit", frame(BINARY, b"").length(Length::Bits64(1 << 63)).bytes()),
+        ("length of ones only", frame(BINARY, b"").length(Length::Bits64(u64::MAX)).bytes()),
+    ];
+    inputs.extend([1, 2, 4, 7].map(|rsv| ("reserved bits", frame(TEXT, b"x").rsv(rsv).bytes())));
+    inputs.extend([1, 2, 4].map(|rsv| ("reserved bits of a ping", frame(PING, b"x").rsv(rsv).bytes())));
+    inputs.extend((0x3..=0x7).chain(0xB..=0xF).map(|opcode| ("reserved opcode", frame(opcode, b"x").bytes())));
+    each_is_closed_with(1002, inputs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_close_frames_are_closed_with_1002() {
+    let mut inputs = vec![("half a code", frame(wire::CLOSE, &[3]).bytes())];
+    let codes = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1999, 2000, 2999, 5000, u16::MAX];
+    inputs.extend(codes.map(|code| ("forbidden code", wire::close(code, b"reason"))));
+    each_is_closed_with(1002, inputs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_utf_8_is_closed_with_1007() {
+    let text = |parts: &[&[u8]]| wire::stream(&wire::fragments(wire::TEXT, parts));
+    each_is_closed_with(
+        1007,
+        [
+            ("a byte that never occurs", text(&[b"a\xFF"])),
+            ("an overlong slash", text(&[b"\xC0\xAF"])),
+            ("half a surrogate pair", text(&[b"\xED\xA0\x80"])),
+            ("past the last character", text(&[b"\xF4\x90\x80\x80"])),
+            ("a character without its end", text(&[b"caf\xC3"])),
+            ("in the second part", text(&[b"a", b"\xFF", b"b"])),
+            ("in a first part that has no end", frame(wire::TEXT, b"\xFF").not_final().bytes()),
+            ("a character broken by a part", text(&[b"\xE2\x82", b"x"])),
+            ("a character that the last part ends in", text(&[b"a", b"\xE2\x82"])),
+            ("in a close reason", wire::close(1000, b"\xFF")),
+            ("a close reason cut within a character", wire::close(1000, b"caf\xC3")),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_in_many_packets_is_judged_as_one() {
+    let instance = Instance::start(config()).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    let euro = wire::text("10 €");
+    let cut = euro.len() - 1;
+    let mut client = Raw::connect(instance.address).await;
+    client.send(&euro[..cut]).await;
+    bystanders.talk().await;
+    client.send(&euro[cut..]).await;
+    bystanders.hear("10 €").await;
+
+    let mut offender = Raw::connect(instance.address).await;
+    let broken = frame(wire::TEXT, b"10 \xE2\x82x").bytes();
+    let cut = broken.len() - 1;
+    offender.send(&broken[..cut]).await;
+    bystanders.talk().await;
+    offender.send(&broken[cut..]).await;
+    assert_eq!(offender.closed().await.code, Some(1007));
+    bystanders.talk().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_announces_too_much_is_closed_with_1009_before_it_comes() {
+    let announced = |length| frame(wire::BINARY, b"").length(Length::Bits64(length)).bytes();
+    let instance = Instance::start(config()).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    for length in [65_537, 1 << 32, 1 << 62, i64::MAX as u64] {
+        let mut client = Raw::connect(instance.address).await;
+        client.send(announced(length)).await;
+        assert_eq!(bystanders.talk_while(client.closed()).await.code, Some(1009), "{length}");
+    }
+    let in_parts = [frame(wire::BINARY, &[0; 40_000]).not_final(), frame(wire::CONTINUATION, &[0; 40_000]).not_final()];
+    let mut client = Raw::connect(instance.address).await;
+    client.send(wire::stream(&in_parts)).await;
+    assert_eq!(bystanders.talk_while(client.closed()).await.code, Some(1009));
+    bystanders.hear_nobody_else().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_odd_but_allowed_is_delivered() {
+    let instance = Instance::start(config()).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+
+    let mut slow = Raw::connect(instance.address).await;
+    let byte_by_byte = async {
+        for byte in wire::text("one byte at a time") {
+            slow.send([byte]).await;
+        }
+    };
+    bystanders.talk_while(byte_by_byte).await;
+    let mut parts = vec![&b""[..]; 10_000];
+    parts[5000] = b"nearly nothing";
+    slow.send(wire::stream(&wire::fragments(wire::TEXT, &parts))).await;
+    bystanders.hear("nearly nothing").await;
+    slow.send(frame(wire::TEXT, b"mask of zeros").mask(Some([0; 4])).bytes()).await;
+    bystanders.hear("mask of zeros").await;
+    let pongs = wire::pong(b"nobody asked").repeat(1000);
+    slow.send([pongs, wire::text("unasked")].concat()).await;
+    bystanders.hear("unasked").await;
+
+    let mut half_closed = Raw::connect(instance.address).await;
+    half_closed.send(wire::text("last words")).await;
+    half_closed.end_writing();
+    bystanders.hear("last words").await;
+    bystanders.talk().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_within_a_message_is_the_end_of_one_session_only() {
+    let instance = Instance::start(config()).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    for cut in [1, 3, 7, 500] {
+        let mut client = Raw::connect(instance.address).await;
+        client.send(&wire::binary(&[1; 1000])[..cut]).await;
+        bystanders.talk().await;
+        client.reset();
+        bystanders.talk_while(sessions_become(instance.address, 2)).await;
+    }
+    bystanders.hear_nobody_else().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_handshake_is_cut_off_in_time() {
+    let timeout = Duration::from_millis(500);
+    let instance = Instance::start(Config { handshake_timeout_ms: 500, ..config() }).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    let whole = handshake(instance.address);
+    for said in [&b""[..], b"G", &whole[..20], &whole[..whole.len() - 1]] {
+        let mut client = Raw::tcp(instance.address).await;
+        let began = Instant::now();
+        client.send(said).await;
+        bystanders.talk_while(client.rest()).await;
+        let lasted = began.elapsed();
+        assert!(lasted > timeout - Duration::from_millis(50), "{} bytes: {lasted:?}", said.len());
+        assert!(lasted < timeout * 6, "{} bytes: {lasted:?}", said.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_drips_is_cut_off_in_time() {
+    let instance = Instance::start(Config { handshake_timeout_ms: 500, ..config() }).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    let mut client = Raw::tcp(instance.address).await;
+    let began = Instant::now();
+    client.send("GET /message HTTP/1.1\r\nX-Long: ").await;
+    let dripping = async {
+        let mut turns = tokio::time::interval(Duration::from_millis(20));
+        while client.try_send("x").await.is_ok() {
+            turns.tick().await;
+        }
+    };
+    bystanders.talk_while(within_deadline("the connection is cut off", dripping)).await;
+    assert!(began.elapsed() > Duration::from_millis(450), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_request_is_refused_at_once() {
+    let instance = Instance::start(Config { handshake_timeout_ms: 60_000, ..config() }).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    let garbage: Vec<u8> = (0..4096_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let lines = "X-Line: x\r\n".repeat(10_000);
+    let inputs = [
+        ("a header of 1 MiB", format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(MIB)).into_bytes()),
+        ("a path of 1 MiB", format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(MIB)).into_bytes()),
+        ("10,000 header lines", format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n").into_bytes()),
+        ("100 header lines", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", &lines[..1100]).into_bytes()),
+        ("random bytes", garbage),
+        ("the start of TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03".repeat(20)),
+        ("the start of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+        ("a frame without a handshake", wire::text("hello")),
+    ];
+    for (what, input) in inputs {
+        let mut client = Raw::tcp(instance.address).await;
+        // The server may hang up before it has read all.
+        let _ = client.try_send(&input).await;
+        let answer = bystanders.talk_while(client.rest()).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+    }
+}
+
+/// Pings without an end from a client that reads nothing: its pongs fill the outbox.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_pings_without_reading_ends_as_too_slow() {
+    let limits = Config { outbox_bytes_max: 128 * KIB, close_timeout_ms: 30_000, ..config() };
+    let instance = Instance::start(limits).await;
+    let mut bystanders = Bystanders::meet(instance.address).await;
+    let mut client = Raw::connect_narrow(instance.address).await;
+    let pings = wire::ping(&[7; 125]).repeat(500);
+    let flood = async {
+        for _ in 0..200 {
+            client.send(&pings).await;
+        }
+        client.closed().await
+    };
+    let closing = bystanders.talk_while(flood).await;
+    assert_eq!(closing, Closing { code: Some(4001), reason: "too slow: the outbox is full".into() });
+}
+
+/// What waits for a client that does not read costs the limit of its outbox and little more, however small the pieces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_slow_reader_is_bounded_in_memory() {
+    const OUTBOX_KIB: usize = 16 * KIB;
+    let mut process = Process::start(&["--outbox-bytes-max", "16MiB"]).await;
+    let mut bystanders = Bystanders::meet(process.address).await;
+    bystanders.talk().await;
+    let before_kib = process.memory_kib();
+    let mut client = Raw::connect_narrow(process.address).await;
+    let flood = async {
+        // Large pongs fill the kernel's buffers, so that the small ones wait.
+        client.send(wire::ping(&[7; 125]).repeat(6 * MIB / 127)).await;
+        for _ in 0..20 {
+            client.send(wire::ping(b"").repeat(100_000)).await;
+        }
+        // All of it was heard once this is said.
+        client.send(wire::text("flooded")).await;
+    };
+    bystanders.talk_while(flood).await;
+    bystanders.hear("flooded").await;
+    let grown_kib = process.memory_kib().saturating_sub(before_kib);
+    assert!(process.is_alive());
+    assert!(grown_kib < 2 * OUTBOX_KIB + 4 * KIB, "{grown_kib} KiB for an outbox of {OUTBOX_KIB}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_broken_connections_leave_nothing_behind() {
+    const AT_A_TIME: usize = 100;
+    let process = Process::start(&["--close-timeout-ms", "500", "--handshake-timeout-ms", "5000"]).await;
+    let address = process.address;
+    let mut bystanders = Bystanders::meet(address).await;
+    bystanders.talk().await;
+    let before = settled_files(&process).await;
+    let breaking = async {
+        for turn in 0..10_000 / AT_A_TIME {
+            let clients = (0..AT_A_TIME).map(|index| break_off(address, turn * AT_A_TIME + index));
+            futures_util::future::join_all(clients).await;
+        }
+    };
+    bystanders.talk_while(breaking).await;
+    bystanders.talk_while(sessions_become(address, 2)).await;
+    eventually("all files are closed", || async { process.open_files() == before }).await;
+    drop(bystanders);
+    sessions_become(address, 0).await;
+    eventually("all sockets are closed", || async { process.open_files() == before - 2 }).await;
+    Raw::connect(address).await.is_open().await;
+}
+
+/// The number of open files once no connection is about to end.
+async fn settled_files(process: &Process) -> usize {
+    let (mut last, mut same) = (0, 0);
+    eventually("the number of open files stays", || {
+        let files = process.open_files();
+        same = if files == last { same + 1 } else { 0 };
+        last = files;
+        async move { same == 20 }
+    })
+    .await;
+    last
+}
+
+/// Opens a connection and leaves it in one of the ways that there are.
+async fn break_off(address: std::net::SocketAddr, index: usize) {
+    // Sixteen addresses, so that the ports of connections that were just closed do not run out.
+    let mut client = Raw::tcp_from([127, 0, 0, 2 + (index / 8 % 16) as u8], address).await;
+    match index % 8 {
+        0 => {}
+        1 => client.reset(),
+        2 => client.send(&handshake(address)[..40]).await,
+        3 => {
+            client.send(&handshake(address)[..40]).await;
+            client.reset();
+        }
+        4 => {
+            client.send(handshake(address)).await;
+            client.reset();
+        }
+        5 => {
+            client.send(handshake(address)).await;
+            assert_eq!(client.answer().await.status, 101);
+            client.send(wire::close(1000, b"")).await;
+            assert_eq!(client.closed().await.code, Some(1000));
+        }
+        6 => {
+            client.send(handshake(address)).await;
+            assert_eq!(client.answer().await.status, 101);
+            client.reset();
+        }
+        _ => {
+            client.send(handshake(address)).await;
+            assert_eq!(client.answer().await.status, 101);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_out_of_files_is_waited_out() {
+    const FILES: usize = 200;
+    let mut process = Process::start_with_files(FILES, &["--handshake-timeout-ms", "60000"]).await;
+    let address = process.address;
+    let mut bystanders = Bystanders::meet(address).await;
+    let mut crowd = Vec::new();
+    for _ in 0..FILES + 50 {
+        crowd.push(Raw::tcp(address).await);
+    }
+    eventually("every file is in use", || async { process.open_files() >= FILES }).await;
+    bystanders.talk().await;
+
+    let before = process.processor_ticks();
+    tokio::time::sleep(Duration::from_secs(1)).await; // the span that is measured
+    let used = process.processor_ticks() - before;
+    assert!(used < 25, "{used} ticks of 10 ms within a second of waiting");
+    assert!(process.is_alive());
+    bystanders.talk().await;
+
+    let mut last_in_line = crowd.pop().expect("a crowd");
+    drop(crowd);
+    last_in_line.send(handshake(address)).await;
+    assert_eq!(last_in_line.answer().await.status, 101);
+    bystanders.talk_while(Raw::connect(address)).await;
+}

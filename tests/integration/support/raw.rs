@@ -1,0 +1,196 @@
+//! A client that speaks bytes: handshakes and frames, right and wrong ones, and a strict reading of what comes back.
+//! It reads only when told to, answers nothing by itself and closes nothing by itself.
+
+#[path = "../../../src/protocol/tests/client.rs"]
+pub mod wire;
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::http::Answer;
+use super::within_deadline;
+use wire::ServerFrame;
+
+/// The key of RFC 6455 §1.3, and the answer to it.
+pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// A receive buffer that is full at once, so that a client that does not read is soon noticed.
+const NARROW_BYTES: u32 = 4096;
+
+pub struct Raw {
+    stream: TcpStream,
+    input: BytesMut,
+}
+
+/// How the server closes a session.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closing {
+    pub code: Option<u16>,
+    pub reason: String,
+}
+
+/// The opening handshake on `/message`.
+pub fn handshake(address: SocketAddr) -> Vec<u8> {
+    format!(
+        "GET /message HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+impl Raw {
+    /// A TCP connection on which nothing was said yet.
+    pub async fn tcp(address: SocketAddr) -> Raw {
+        Self::try_tcp(address).await.expect("a connection")
+    }
+
+    pub async fn try_tcp(address: SocketAddr) -> io::Result<Raw> {
+        Self::over(TcpSocket::new_v4()?, address).await
+    }
+
+    /// Connects from another address of loopback: each has its own ports.
+    pub async fn tcp_from(source: [u8; 4], address: SocketAddr) -> Raw {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("an address of loopback");
+        Self::over(socket, address).await.expect("a connection")
+    }
+
+    /// A session that is open on the server's side, too.
+    pub async fn connect(address: SocketAddr) -> Raw {
+        Self::tcp(address).await.upgraded(address).await
+    }
+
+    /// A session whose client has hardly any room for what it does not read.
+    pub async fn connect_narrow(address: SocketAddr) -> Raw {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(NARROW_BYTES).expect("a small buffer");
+        Self::over(socket, address).await.expect("a connection").upgraded(address).await
+    }
+
+    async fn over(socket: TcpSocket, address: SocketAddr) -> io::Result<Raw> {
+        let stream = within_deadline("a connection", socket.connect(address)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Raw { stream, input: BytesMut::new() })
+    }
+
+    async fn upgraded(mut self, address: SocketAddr) -> Raw {
+        self.send(handshake(address)).await;
+        assert_eq!(self.answer().await.status, 101);
+        self.is_open().await;
+        self
+    }
+
+    /// Proves the session open by a ping. Who has its pong also hears whatever is said from then on; what comes before
+    /// it is passed over.
+    pub async fn is_open(&mut self) {
+        self.send(wire::ping(b"open?")).await;
+        let pong = ServerFrame { opcode: wire::PONG, payload: b"open?".to_vec() };
+        while self.frame().await != pong {}
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).await.expect("the server takes it");
+    }
+
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        within_deadline("sending", self.stream.write_all(bytes.as_ref())).await
+    }
+
+    /// An HTTP answer with its body, of the length that it tells.
+    pub async fn answer(&mut self) -> Answer {
+        loop {
+            if let Some((answer, length)) = Answer::take(&self.input) {
+                self.input.advance(length);
+                return answer;
+            }
+            assert!(self.read().await.expect("an answer") > 0, "the end instead of an answer");
+        }
+    }
+
+    /// The next frame; `None` for the end of the stream, which must come at a frame's boundary and not as a reset.
+    pub async fn next(&mut self) -> Option<ServerFrame> {
+        loop {
+            let mut rest = &self.input[..];
+            if let Some(frame) = ServerFrame::take(&mut rest) {
+                let taken = self.input.len() - rest.len();
+                self.input.advance(taken);
+                return Some(frame);
+            }
+            if self.read().await.expect("a frame or the end of the stream") == 0 {
+                assert!(self.input.is_empty(), "the stream ends within a frame");
+                return None;
+            }
+        }
+    }
+
+    pub async fn frame(&mut self) -> ServerFrame {
+        self.next().await.expect("a frame")
+    }
+
+    /// The very next frame is this one.
+    pub async fn receives_frame(&mut self, opcode: u8, payload: &[u8]) {
+        let frame = self.frame().await;
+        let shown = String::from_utf8_lossy(&frame.payload);
+        assert!(frame.opcode == opcode && frame.payload == payload, "opcode {} {shown:.80?}", frame.opcode);
+    }
+
+    /// The very next frames are these texts.
+    pub async fn receives(&mut self, texts: &[&str]) {
+        for text in texts {
+            self.receives_frame(wire::TEXT, text.as_bytes()).await;
+        }
+    }
+
+    /// The close frame, behind whatever comes before it, and behind it the end of the stream.
+    pub async fn closed(&mut self) -> Closing {
+        loop {
+            let frame = self.frame().await;
+            if let Some(closing) = Closing::of(&frame) {
+                assert_eq!(self.next().await, None, "nothing follows a close frame");
+                return closing;
+            }
+        }
+    }
+
+    /// What comes until the connection ends, in good order or by a reset.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while !matches!(self.read().await, Ok(0) | Err(_)) {}
+        self.input.split().to_vec()
+    }
+
+    /// Sends nothing more, but goes on reading.
+    pub fn end_writing(&self) {
+        SockRef::from(&self.stream).shutdown(Shutdown::Write).expect("an open connection");
+    }
+
+    /// Breaks the connection by a reset.
+    pub fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("an open connection");
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        self.input.reserve(64 * 1024);
+        within_deadline("something to read", self.stream.read_buf(&mut self.input)).await
+    }
+}
+
+impl Closing {
+    /// What a close frame says; `None` for another frame.
+    pub fn of(frame: &ServerFrame) -> Option<Closing> {
+        if frame.opcode != wire::CLOSE {
+            return None;
+        }
+        let (code, reason) = match frame.payload.split_first_chunk() {
+            Some((code, reason)) => (Some(u16::from_be_bytes(*code)), reason),
+            None => (None, &frame.payload[..]),
+        };
+        Some(Closing { code, reason: String::from_utf8(reason.to_vec()).expect("a reason in UTF-8") })
+    }
+}
