@@ -112,9 +112,8 @@ impl Outbox {
             }
         };
         let rest = frames.slice(written..);
-        let mut backlog = Backlog { front_begun: written > 0, ..Backlog::default() };
-        backlog.push(rest);
-        state.backlog = Some(Box::new(backlog));
+        let (bytes, chunks, front_begun) = (rest.len(), VecDeque::from([rest]), written > 0);
+        state.backlog = Some(Box::new(Backlog { chunks, tail: BytesMut::new(), bytes, front_begun }));
         state.wake();
         Verdict::Taken
     }

@@ -6,9 +6,10 @@ use warren::config::Config;
 
 use crate::support::bystanders::Bystanders;
 use crate::support::instance::{Instance, config};
-use crate::support::process::Process;
+use crate::support::process::{Process, Warren};
 use crate::support::raw::wire::{self, ClientFrame, Length};
 use crate::support::raw::{Closing, Raw, handshake};
+use crate::support::resources::{memory_kib, open_files, processor_ticks};
 use crate::support::{eventually, sessions_become, within_deadline};
 
 const KIB: usize = 1024;
@@ -261,11 +262,11 @@ async fn a_flood_of_pings_without_reading_ends_as_too_slow() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_a_slow_reader_is_bounded_in_memory() {
     const OUTBOX_KIB: usize = 16 * KIB;
-    let mut process = Process::start(&["--outbox-bytes-max", "16MiB"]).await;
-    let mut bystanders = Bystanders::meet(process.address).await;
+    let mut warren = Warren::serve(&["--log", "off", "--outbox-bytes-max", "16MiB"], &[]).await;
+    let mut bystanders = Bystanders::meet(warren.address).await;
     bystanders.talk().await;
-    let before_kib = process.memory_kib();
-    let mut client = Raw::connect_narrow(process.address).await;
+    let before_kib = memory_kib(warren.process.pid());
+    let mut client = Raw::connect_narrow(warren.address).await;
     let flood = async {
         // Large pongs fill the kernel's buffers, so that the small ones wait.
         client.send(wire::ping(&[7; 125]).repeat(6 * MIB / 127)).await;
@@ -277,19 +278,20 @@ async fn what_waits_for_a_slow_reader_is_bounded_in_memory() {
     };
     bystanders.talk_while(flood).await;
     bystanders.hear("flooded").await;
-    let grown_kib = process.memory_kib().saturating_sub(before_kib);
-    assert!(process.is_alive());
+    let grown_kib = memory_kib(warren.process.pid()).saturating_sub(before_kib);
+    assert!(warren.process.is_running());
     assert!(grown_kib < 2 * OUTBOX_KIB + 4 * KIB, "{grown_kib} KiB for an outbox of {OUTBOX_KIB}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_broken_connections_leave_nothing_behind() {
     const AT_A_TIME: usize = 100;
-    let process = Process::start(&["--close-timeout-ms", "500", "--handshake-timeout-ms", "5000"]).await;
-    let address = process.address;
+    let warren =
+        Warren::serve(&["--log", "off", "--close-timeout-ms", "500", "--handshake-timeout-ms", "5000"], &[]).await;
+    let address = warren.address;
     let mut bystanders = Bystanders::meet(address).await;
     bystanders.talk().await;
-    let before = settled_files(&process).await;
+    let before = settled_files(&warren).await;
     let breaking = async {
         for turn in 0..10_000 / AT_A_TIME {
             let clients = (0..AT_A_TIME).map(|index| break_off(address, turn * AT_A_TIME + index));
@@ -298,18 +300,18 @@ async fn ten_thousand_broken_connections_leave_nothing_behind() {
     };
     bystanders.talk_while(breaking).await;
     bystanders.talk_while(sessions_become(address, 2)).await;
-    eventually("all files are closed", || async { process.open_files() == before }).await;
+    eventually("all files are closed", || async { open_files(warren.process.pid()) == before }).await;
     drop(bystanders);
     sessions_become(address, 0).await;
-    eventually("all sockets are closed", || async { process.open_files() == before - 2 }).await;
+    eventually("all sockets are closed", || async { open_files(warren.process.pid()) == before - 2 }).await;
     Raw::connect(address).await.is_open().await;
 }
 
 /// The number of open files once no connection is about to end.
-async fn settled_files(process: &Process) -> usize {
+async fn settled_files(warren: &Warren) -> usize {
     let (mut last, mut same) = (0, 0);
     eventually("the number of open files stays", || {
-        let files = process.open_files();
+        let files = open_files(warren.process.pid());
         same = if files == last { same + 1 } else { 0 };
         last = files;
         async move { same == 20 }
@@ -355,21 +357,21 @@ async fn break_off(address: std::net::SocketAddr, index: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_out_of_files_is_waited_out() {
     const FILES: usize = 200;
-    let mut process = Process::start_with_files(FILES, &["--handshake-timeout-ms", "60000"]).await;
-    let address = process.address;
+    let mut warren = with_files(FILES, &["--handshake-timeout-ms", "60000"]).await;
+    let address = warren.address;
     let mut bystanders = Bystanders::meet(address).await;
     let mut crowd = Vec::new();
     for _ in 0..FILES + 50 {
         crowd.push(Raw::tcp(address).await);
     }
-    eventually("every file is in use", || async { process.open_files() >= FILES }).await;
+    eventually("every file is in use", || async { open_files(warren.process.pid()) >= FILES }).await;
     bystanders.talk().await;
 
-    let before = process.processor_ticks();
+    let before = processor_ticks(warren.process.pid());
     tokio::time::sleep(Duration::from_secs(1)).await; // the span that is measured
-    let used = process.processor_ticks() - before;
+    let used = processor_ticks(warren.process.pid()) - before;
     assert!(used < 25, "{used} ticks of 10 ms within a second of waiting");
-    assert!(process.is_alive());
+    assert!(warren.process.is_running());
     bystanders.talk().await;
 
     let mut last_in_line = crowd.pop().expect("a crowd");
@@ -377,4 +379,11 @@ async fn running_out_of_files_is_waited_out() {
     last_in_line.send(handshake(address)).await;
     assert_eq!(last_in_line.answer().await.status, 101);
     bystanders.talk_while(Raw::connect(address)).await;
+}
+
+/// A server with a limit of open files.
+async fn with_files(files: usize, flags: &[&str]) -> Warren {
+    let limit = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+    let shell = ["-c", &limit, env!("CARGO_BIN_EXE_warren"), "--host", "127.0.0.1", "--port", "0", "--log", "off"];
+    Warren::listening(Process::start("/bin/sh", &[&shell, flags].concat(), &[])).await
 }

@@ -6,3 +6,7 @@ mod contract;
 mod hostile;
 mod http;
 mod session;
+
+mod browser;
+mod cluster;
+mod process;

@@ -84,15 +84,21 @@ impl Alien {
 /// A RabbitMQ node of the test's own, which it may stop and kill. Its drop stops it and removes its data.
 pub struct PrivateNode {
     directory: PathBuf,
+    extra_conf: Option<PathBuf>,
     pub url: String,
 }
 
 impl PrivateNode {
     /// Starts a node; `name` is the test's.
     pub async fn start(name: &str) -> PrivateNode {
+        Self::start_with(name, None).await
+    }
+
+    /// Starts a node whose configuration ends with the file `extra_conf`.
+    pub async fn start_with(name: &str, extra_conf: Option<PathBuf>) -> PrivateNode {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory for the node");
-        let mut node = PrivateNode { directory, url: String::new() };
+        let mut node = PrivateNode { directory, extra_conf, url: String::new() };
         node.url = node.command(&["start"]).await;
         node
     }
@@ -119,7 +125,9 @@ impl PrivateNode {
     /// `rabbitmq/node VERB DIRECTORY ARGUMENTS…`
     async fn command(&self, arguments: &[&str]) -> String {
         let (verb, rest) = arguments.split_first().expect("a verb");
+        let extra_conf = self.extra_conf.as_ref().map(|file| ("WARREN_RABBITMQ_EXTRA_CONF", file));
         let output = tokio::process::Command::new(script())
+            .envs(extra_conf)
             .arg(verb)
             .arg(&self.directory)
             .args(rest)

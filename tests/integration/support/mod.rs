@@ -1,12 +1,14 @@
 //! One helper per boundary, so that a test reads as what happens.
 
 pub mod broker;
+pub mod browser;
 pub mod bystanders;
 pub mod client;
 pub mod http;
 pub mod instance;
 pub mod process;
 pub mod raw;
+pub mod resources;
 
 use std::future::Future;
 use std::net::SocketAddr;
