@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -76,13 +75,13 @@ impl Sessions {
         (!self.draining.load(Ordering::Acquire)).then_some(permit)
     }
 
-    /// Opens a session on an upgraded stream; `first` holds what the client sent behind its handshake.
-    /// From here on it hears what the broker delivers.
-    pub fn open(self: &Arc<Self>, stream: TcpStream, first: Bytes, permit: Permit) -> SessionId {
+    /// Opens a session that hears what the broker delivers from here on, though its stream is yet to come: a client
+    /// that has the answer to its handshake misses nothing that is said after it.
+    pub fn open(self: &Arc<Self>, permit: Permit) -> Opening {
         let id = SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let session = Arc::new(Session {
             id,
-            socket: Stream(stream),
+            socket: Stream::default(),
             outbox: Outbox::default(),
             seat: Seat::default(),
             marked_ms: AtomicU32::new(self.clock.now_ms()),
@@ -94,8 +93,7 @@ impl Sessions {
         if self.draining.load(Ordering::Acquire) {
             session.close(CloseReason::GoingAway);
         }
-        tokio::spawn(SessionTask::new(session, registration, &first));
-        id
+        Opening { session, registration }
     }
 
     /// Lets nobody in, tells every session that the instance stops and waits until they are gone, at most for
@@ -158,6 +156,23 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.sessions.admitted.fetch_sub(1, Ordering::AcqRel);
         self.sessions.left.notify_waiters();
+    }
+}
+
+/// A session without its stream. Dropped, it never was.
+pub struct Opening {
+    session: Arc<Session>,
+    registration: Registration,
+}
+
+impl Opening {
+    /// The session begins; `first` is what the client sent behind its handshake.
+    pub fn begin(self, stream: TcpStream, first: &[u8]) -> SessionId {
+        let Opening { session, registration } = self;
+        let id = session.id;
+        session.socket.arrived(stream);
+        tokio::spawn(SessionTask::new(session, registration, first));
+        id
     }
 }
 

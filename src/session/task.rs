@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use socket2::SockRef;
+use tokio::net::TcpStream;
 
 use super::Session;
 use super::registry::Registration;
@@ -69,8 +70,9 @@ impl SessionTask {
             ready!(acting.as_mut().poll(cx));
             self.acting = None;
         }
-        let readable = ready!(self.session.socket.0.poll_read_ready(cx));
-        match readable.and_then(|()| self.session.read(&mut self.parser)) {
+        let Some(stream) = self.session.socket.0.get() else { return Poll::Ready(ControlFlow::Break(())) };
+        let readable = ready!(stream.poll_read_ready(cx));
+        match readable.and_then(|()| self.session.read(stream, &mut self.parser)) {
             Ok(inputs) => {
                 self.begin(inputs);
                 Poll::Ready(ControlFlow::Continue(()))
@@ -83,9 +85,9 @@ impl SessionTask {
     /// with unread bytes would reset it, and the frame could be lost (RFC 6455 §7.1.1).
     fn half_close(&mut self) -> ControlFlow<()> {
         self.half_closed = true;
-        match SockRef::from(&self.session.socket.0).shutdown(Shutdown::Write) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        match self.session.socket.0.get().map(|stream| SockRef::from(stream).shutdown(Shutdown::Write)) {
+            Some(Ok(())) => ControlFlow::Continue(()),
+            Some(Err(_)) | None => ControlFlow::Break(()),
         }
     }
 }
@@ -108,8 +110,8 @@ enum Input {
 
 impl Session {
     /// Reads once. An error is the end of the stream, too.
-    fn read(&self, parser: &mut Parser) -> io::Result<Vec<Input>> {
-        READ_BUFFER.with_borrow_mut(|buffer| match self.socket.0.try_read(buffer) {
+    fn read(&self, stream: &TcpStream, parser: &mut Parser) -> io::Result<Vec<Input>> {
+        READ_BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) if self.outbox.phase() != Phase::Open => Ok(Vec::new()),
             Ok(read) => {
@@ -123,6 +125,10 @@ impl Session {
 
     async fn act(self: Arc<Self>, inputs: Vec<Input>) {
         for input in inputs {
+            // Nothing follows a refusal: what is behind a message that was not taken is not taken either.
+            if self.outbox.phase() != Phase::Open {
+                return;
+            }
             match input {
                 Input::Event(Event::Message { kind: PayloadKind::Text, payload }) if is_keep_alive(&payload) => {
                     if self.sessions.limits().answer_keep_alive {
@@ -179,6 +185,6 @@ mod tests {
     #[test]
     fn an_idle_session_is_small() {
         assert!(size_of::<SessionTask>() <= 160, "{}", size_of::<SessionTask>());
-        assert!(size_of::<Session>() <= 112, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 120, "{}", size_of::<Session>());
     }
 }

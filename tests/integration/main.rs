@@ -3,6 +3,9 @@
 mod support;
 
 mod contract;
+mod outage;
+mod rabbitmq;
+
 mod hostile;
 mod http;
 mod session;

@@ -24,6 +24,18 @@ async fn keep_alives_are_neither_published_nor_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_the_answer_to_its_handshake_misses_nothing_that_is_said_then() {
+    let instance = Instance::start(config()).await;
+    let mut speaker = instance.connect().await;
+    for round in 0..300 {
+        let mut newcomer = instance.connect().await;
+        let text = round.to_string();
+        speaker.send(text.as_str()).await;
+        newcomer.receives_after_others(&text).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keep_alives_are_answered_where_that_is_asked_for() {
     let instance = Instance::start(Config { answer_keep_alive: true, ..config() }).await;
     let mut client = Raw::connect(instance.address).await;

@@ -99,6 +99,10 @@ impl RabbitMq {
 impl Broker for RabbitMq {
     fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            // While nothing comes back, the sender would not even hear itself: better told than left in the dark.
+            if self.link.borrow().consuming != LinkState::Up {
+                return receipt.settle(Err(NotAccepted::LinkDown));
+            }
             if let Err(mpsc::error::SendError(Order::Publish(_, receipt))) =
                 self.orders.send(Order::Publish(message, receipt)).await
             {

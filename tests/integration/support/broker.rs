@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use warren::config::{BrokerChoice, Config};
 
@@ -28,9 +32,14 @@ impl Cluster {
     }
 
     pub fn configure(&self, config: Config) -> Config {
-        let uri = self.url.parse().expect("a valid AMQP URL");
+        self.configure_through(&[&self.url], config)
+    }
+
+    /// As [`Cluster::configure`], but with these URLs to get there.
+    pub fn configure_through(&self, urls: &[&str], config: Config) -> Config {
+        let uris = urls.iter().map(|url| url.parse().expect("a valid AMQP URL")).collect();
         let prefix = self.prefix.parse().expect("a valid prefix");
-        Config { broker: BrokerChoice::Amqp(vec![uri]), prefix, ..config }
+        Config { broker: BrokerChoice::Amqp(uris), prefix, ..config }
     }
 
     pub fn broadcast(&self) -> String {
@@ -75,9 +84,32 @@ impl Alien {
     }
 
     pub async fn publish(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
+        self.try_publish(exchange, key, body, properties).await.expect("confirmed");
+    }
+
+    /// As [`Alien::publish`], where RabbitMQ may refuse.
+    pub async fn try_publish(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), lapin::Error> {
         let options = BasicPublishOptions::default();
-        let confirm = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await;
-        confirm.expect("published").await.expect("confirmed");
+        let confirm = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?;
+        confirm.await.map(|_| ())
+    }
+
+    /// Binds a queue of its own to `exchange` and consumes from it.
+    pub async fn listen(&self, exchange: &str) -> lapin::Consumer {
+        let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        let queue = self.channel.queue_declare("".into(), own, FieldTable::default()).await.expect("a queue");
+        let queue = queue.name().clone();
+        let bind = QueueBindOptions::default();
+        let bound = self.channel.queue_bind(queue.clone(), exchange.into(), "".into(), bind, FieldTable::default());
+        bound.await.expect("bound");
+        let all = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        self.channel.basic_consume(queue, "alien".into(), all, FieldTable::default()).await.expect("a consumer")
     }
 }
 
@@ -117,9 +149,18 @@ impl PrivateNode {
         self.command(&["kill"]).await;
     }
 
-    /// `rabbitmqctl` against this node; its output without headers.
+    /// `rabbitmqctl` against this node.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         self.command(&[&["ctl"], arguments].concat()).await
+    }
+
+    /// The rows of a listing of `rabbitmqctl` such as `list_queues name`, sorted.
+    pub async fn list(&self, what: &[&str]) -> Vec<Vec<String>> {
+        let listing = self.ctl(&[&["--quiet"], what, &["--no-table-headers"]].concat()).await;
+        let mut rows: Vec<Vec<String>> =
+            listing.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+        rows.sort();
+        rows
     }
 
     /// `rabbitmq/node VERB DIRECTORY ARGUMENTS…`

@@ -25,17 +25,32 @@ impl Client {
     }
 
     pub async fn send(&mut self, message: impl Into<Message>) {
-        within_deadline("sending", self.socket.send(message.into())).await.expect("an open session");
+        within_deadline("sending", self.try_send(message)).await.expect("an open session");
     }
 
-    /// The next text or binary message. Pings are answered on the way; a close fails the test.
-    pub async fn receive(&mut self) -> Message {
+    /// As [`Client::send`], where the session may be closed already.
+    pub async fn try_send(&mut self, message: impl Into<Message>) -> Result<(), tungstenite::Error> {
+        self.socket.send(message.into()).await
+    }
+
+    /// The next text or binary message, or how the session ended: with this close frame, or without one. Waits for
+    /// ever, and may be dropped at any time. Pings are answered on the way.
+    pub async fn next(&mut self) -> Result<Message, Option<CloseFrame>> {
         loop {
-            match within_deadline("a message", self.socket.next()).await {
-                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return message,
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                other => panic!("expected a message, got {other:?}"),
+            match self.socket.next().await {
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Ok(message),
+                Some(Ok(Message::Close(frame))) => return Err(frame),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(None),
             }
+        }
+    }
+
+    /// The next text or binary message; a close fails the test.
+    pub async fn receive(&mut self) -> Message {
+        match within_deadline("a message", self.next()).await {
+            Ok(message) => message,
+            Err(frame) => panic!("expected a message, got a close: {frame:?}"),
         }
     }
 
@@ -53,15 +68,25 @@ impl Client {
         }
     }
 
+    /// The texts before `last`, which must come.
+    pub async fn texts_until(&mut self, last: &str) -> Vec<String> {
+        let mut texts = Vec::new();
+        loop {
+            match self.receive_text().await {
+                text if text == last => return texts,
+                text => texts.push(text),
+            }
+        }
+    }
+
     /// The given text, behind whatever else comes before it.
     pub async fn receives_after_others(&mut self, text: &str) {
         while self.receive().await != Message::text(text) {}
     }
 
-    /// Proves the session open by a ping. Who has its pong also hears whatever is said from then on; what comes before
-    /// it is passed over.
+    /// Proves the session open by a ping. What comes before the pong is passed over.
     pub async fn is_open(&mut self) {
-        within_deadline("sending", self.socket.send(Message::Ping("open?".into()))).await.expect("an open session");
+        self.send(Message::Ping("open?".into())).await;
         while within_deadline("a pong", self.socket.next()).await.expect("an open session").expect("an open session")
             != Message::Pong("open?".into())
         {}
@@ -70,12 +95,16 @@ impl Client {
     /// How the session ends: the close frame, or `None` for an end without one. Messages before it are passed over.
     pub async fn closed(&mut self) -> Option<CloseFrame> {
         loop {
-            match within_deadline("the end of the session", self.socket.next()).await {
-                Some(Ok(Message::Close(frame))) => return frame,
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return None,
+            if let Err(frame) = within_deadline("the end of the session", self.next()).await {
+                return frame;
             }
         }
+    }
+
+    /// The session ends with this close code.
+    pub async fn is_closed_with(&mut self, code: u16) {
+        let frame = self.closed().await;
+        assert_eq!(frame.as_ref().map(|frame| frame.code.into()), Some(code), "{frame:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use warren::app::App;
@@ -50,7 +51,20 @@ impl Instance {
     }
 
     pub async fn ready(&self) {
-        eventually("the instance is ready", || async { get_json(self.address, "/readyz").await.0 == 200 }).await;
+        self.answers("the instance is ready", |status, _| status == 200).await;
+    }
+
+    pub async fn unready(&self) {
+        self.answers("the instance is not ready", |status, _| status == 503).await;
+    }
+
+    /// Waits until `GET /readyz` answers so.
+    pub async fn answers(&self, what: &str, expected: impl Fn(u16, &Value) -> bool) {
+        eventually(what, || async {
+            let (status, body) = get_json(self.address, "/readyz").await;
+            expected(status, &body)
+        })
+        .await;
     }
 
     /// A session on `/message`.

@@ -6,7 +6,9 @@ pub mod bystanders;
 pub mod client;
 pub mod http;
 pub mod instance;
+pub mod load;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod resources;
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::broker::Cluster;
 use super::client::{Client, get_json};
 use super::{DEADLINE, eventually, within_deadline};
 
@@ -221,6 +222,21 @@ impl Warren {
         let port = line.split_once("/ (").and_then(|(url, _)| url.rsplit_once(':')).expect("a URL with a port").1;
         let address = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")));
         Warren { process, address }
+    }
+
+    /// A member of a cluster on RabbitMQ, ready.
+    pub async fn join(cluster: &Cluster, options: Arguments<'_>) -> Warren {
+        let member = ["--prefix", &cluster.prefix];
+        let warren = Self::serve(&[&member, options].concat(), &[("WARREN_BROKER", &cluster.url)]).await;
+        warren.ready().await;
+        warren
+    }
+
+    /// The instance's name, as it says itself.
+    pub async fn name(&mut self) -> String {
+        let line = self.process.says("(instance ").await;
+        let (_, rest) = line.split_once("(instance ").expect("the line has it");
+        rest.split(')').next().expect("a name").to_owned()
     }
 
     pub async fn ready(&self) {

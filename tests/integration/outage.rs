@@ -1,0 +1,267 @@
+//! The broker goes away, stops reading or falls silent. Sessions stay; only a message that was not accepted costs its
+//! sender the session; afterwards everything flows again, once and in order.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::Value;
+use warren::config::Config;
+
+use crate::support::broker::{Cluster, PrivateNode};
+use crate::support::client::{Client, get_json};
+use crate::support::eventually;
+use crate::support::instance::{Instance, config};
+use crate::support::load::{Recorder, Talker};
+use crate::support::proxy::Proxy;
+
+/// Close code of a session whose message was not accepted.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+// --- the broker itself --------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_live_through_a_restart_of_the_broker() {
+    let node = PrivateNode::start("stopped").await;
+    sessions_live_through(&node, node.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_live_through_a_crash_of_the_broker() {
+    let node = PrivateNode::start("killed").await;
+    sessions_live_through(&node, node.kill()).await;
+}
+
+async fn sessions_live_through(node: &PrivateNode, outage: impl Future<Output = ()>) {
+    let cluster = Cluster::at(node.url.clone());
+    let instances = [Instance::join(config(), &cluster).await, Instance::join(config(), &cluster).await];
+    let mut silent = join_all(instances.iter().map(Instance::connect)).await;
+    carries_both_ways(&mut silent, "before").await;
+    let eager = instances[0].connect().await;
+
+    outage.await;
+    for instance in &instances {
+        instance.unready().await;
+    }
+    is_refused(eager).await;
+
+    node.restart().await;
+    for instance in &instances {
+        instance.ready().await;
+    }
+    carries_both_ways(&mut silent, "after").await;
+    stands_once(node, &instances).await;
+}
+
+/// Each session says something, and every session hears all of it once.
+async fn carries_both_ways(sessions: &mut [Client], when: &str) {
+    let texts: Vec<String> = (0..sessions.len()).map(|number| format!("{when} {number}")).collect();
+    for (speaker, text) in texts.iter().enumerate() {
+        sessions[speaker].send(text.as_str()).await;
+        for listener in &mut *sessions {
+            listener.receives(&[text]).await;
+        }
+    }
+}
+
+/// Of each instance there are one queue and three bindings: to the queue, of the broadcast and of its key.
+async fn stands_once(node: &PrivateNode, instances: &[Instance]) {
+    eventually("nothing is doubled", || async {
+        let bindings = node.list(&["list_bindings", "source_name", "destination_name"]).await;
+        let of_own: Vec<_> = bindings.iter().filter(|row| !row[0].is_empty()).collect();
+        let touches = |name: &str| of_own.iter().filter(|row| row.iter().any(|cell| cell == name)).count();
+        node.list(&["list_queues", "name"]).await.len() == instances.len()
+            && of_own.len() == 3 * instances.len()
+            && instances.iter().all(|instance| touches(instance.name.as_str()) == 3)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_a_memory_alarm_senders_are_refused_and_listeners_stay() {
+    let node = PrivateNode::start("alarm").await;
+    let cluster = Cluster::at(node.url.clone());
+    let impatient = Config { publish_timeout_ms: 500, ..config() };
+    let first = Instance::join(impatient.clone(), &cluster).await;
+    let second = Instance::join(impatient, &cluster).await;
+    let mut silent = [first.connect().await, second.connect().await];
+    carries_both_ways(&mut silent, "before").await;
+
+    node.ctl(&["set_vm_memory_high_watermark", "0.0000001"]).await;
+    for sender in [first.connect().await, first.connect().await] {
+        is_refused(sender).await;
+    }
+    let is_blocked = |status, body: &Value| status == 503 && body["broker"]["publishing"]["state"] == "blocked";
+    first.answers("it tells that it is blocked", is_blocked).await;
+    let (_, body) = get_json(first.address, "/readyz").await;
+    assert_eq!(body["broker"]["consuming"]["state"], "up", "listening goes on");
+
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    first.ready().await;
+    second.ready().await;
+    // What was refused may still come, once.
+    silent[0].send("after").await;
+    for session in &mut silent {
+        let late = session.texts_until("after").await;
+        assert!(late.iter().all(|text| text == "not now") && late.len() <= 2, "{late:?}");
+    }
+    carries_both_ways(&mut silent, "and on").await;
+}
+
+/// Sends, and is told to try again later.
+async fn is_refused(mut sender: Client) {
+    sender.send("not now").await;
+    sender.is_closed_with(TRY_AGAIN_LATER).await;
+}
+
+// --- the wire -----------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_waits_for_a_broker_that_is_not_there_yet() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    wire.refuse();
+    let instance = Instance::start(cluster.configure_through(&[&wire.url], config())).await;
+    instance
+        .answers("it tells that the broker is down", |status, body| {
+            let broker = &body["broker"];
+            let is_down = |side: &str| broker[side]["state"] == "down" && broker[side]["permanent"] == false;
+            status == 503 && is_down("publishing") && is_down("consuming")
+        })
+        .await;
+    assert_eq!(get_json(instance.address, "/healthz").await.0, 200);
+    let mut silent = instance.connect().await;
+    is_refused(instance.connect().await).await;
+
+    wire.forward();
+    instance.ready().await;
+    instance.connect().await.send("at last").await;
+    silent.receives(&["at last"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_uri_that_accepts_and_says_nothing_is_passed_over() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    wire.stall();
+    let instance = Instance::start(cluster.configure_through(&[&wire.url, &cluster.url], config())).await;
+    instance.ready().await;
+}
+
+fn is_down_both_ways(readiness: &Value) -> bool {
+    ["publishing", "consuming"].iter().all(|side| readiness["broker"][side]["state"] == "down")
+}
+
+/// One instance's wire is cut under load, twice: once for a moment and once until it has noticed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_wire_loses_nothing_that_was_accepted_and_doubles_nothing() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    let cut = Instance::start(cluster.configure_through(&[&wire.url], config())).await;
+    cut.ready().await;
+    let whole = Instance::join(config(), &cluster).await;
+    let (at_cut, at_whole) = (Recorder::start(cut.connect().await), Recorder::start(whole.connect().await));
+    let mut patient = cut.connect().await;
+
+    let mut talkers = Vec::new();
+    for round in 0..2 {
+        for number in 0..3 {
+            talkers.push(Talker::start(cut.connect().await, &format!("cut-{round}-{number}")));
+            talkers.push(Talker::start(whole.connect().await, &format!("whole-{round}-{number}")));
+        }
+        patient.send(format!("patient {}", round + 1)).await;
+        at_cut.hears(&format!("patient {}", round + 1)).await;
+        at_cut.hears_more().await;
+        if round == 0 {
+            let before = wire.accepted();
+            wire.cut();
+            // Until then it may still call itself ready.
+            eventually("both directions connect anew", async || wire.accepted() >= before + 2).await;
+        } else {
+            wire.refuse();
+            cut.answers("both directions are down", |_, body| is_down_both_ways(body)).await;
+            at_whole.hears_more().await;
+            wire.forward();
+        }
+        cut.ready().await;
+        at_cut.hears_more().await;
+        patient.texts_until(&format!("patient {}", round + 1)).await;
+    }
+    patient.send("patient 3").await;
+    at_cut.hears("patient 3").await;
+
+    // Who left has had everything published that was said.
+    let said = join_all(talkers.into_iter().map(Talker::leave)).await;
+    let mut last_words = [cut.connect().await, whole.connect().await];
+    for (session, text) in last_words.iter_mut().zip(["the end of cut", "the end of whole"]) {
+        session.send(text).await;
+        at_cut.hears(text).await;
+        at_whole.hears(text).await;
+    }
+
+    assert_eq!(at_whole.numbers_of("patient"), [1, 2, 3]);
+    let mut refused = 0;
+    for (name, said) in said {
+        let (there, here) = (at_whole.numbers_of(&name), at_cut.numbers_of(&name));
+        for heard in [&there, &here] {
+            assert!(heard.is_sorted_by(|one, next| one < next), "{name}: in order and once: {heard:?}");
+        }
+        // One whose every message was under way when the wire was cut may have been refused from the first on.
+        assert!(there.last() <= Some(&said.last), "{name}: {said:?}, {there:?}");
+        match said.refused {
+            None => assert_eq!(there, (1..=said.last).collect::<Vec<_>>(), "{name}: nothing was refused"),
+            Some(code) => {
+                assert_eq!(code, TRY_AGAIN_LATER, "{name}");
+                assert!(name.starts_with("cut"), "{name} is not concerned");
+                refused += 1;
+            }
+        }
+        let everywhere: HashSet<u64> = there.into_iter().collect();
+        assert!(here.iter().all(|number| everywhere.contains(number)), "{name}: heard here and not there");
+    }
+    assert!(refused > 0, "the cuts came under load");
+    assert!(at_cut.is_connected() && at_whole.is_connected(), "silent sessions stay");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wire_that_falls_silent_is_noticed_by_its_heartbeat() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    let watchful = Config { broker_heartbeat_s: 1, ..config() };
+    let instance = Instance::start(cluster.configure_through(&[&wire.url], watchful)).await;
+    instance.ready().await;
+    let mut silent = instance.connect().await;
+    wire.stall();
+    let unheard = instance.answers("both directions are down", |status, body| status == 503 && is_down_both_ways(body));
+    // RabbitMQ itself proposes 10 s.
+    tokio::time::timeout(Duration::from_secs(8), unheard).await.expect("noticed by the heartbeat of one second");
+    wire.cut();
+    wire.forward();
+    instance.ready().await;
+    silent.send("again").await;
+    silent.receives(&["again"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_on_a_silent_wire_is_refused_in_time() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    let impatient = Config { publish_timeout_ms: 500, broker_heartbeat_s: 60, ..config() };
+    let instance = Instance::start(cluster.configure_through(&[&wire.url], impatient)).await;
+    instance.ready().await;
+    let mut silent = instance.connect().await;
+    wire.stall();
+    is_refused(instance.connect().await).await;
+    instance
+        .answers("publishing is down", |status, body| status == 503 && body["broker"]["publishing"]["state"] == "down")
+        .await;
+
+    // What was held back arrives late, then what is said now.
+    wire.forward();
+    instance.ready().await;
+    silent.send("again").await;
+    let late = silent.texts_until("again").await;
+    assert!(late.len() <= 1 && late.iter().all(|text| text == "not now"), "{late:?}");
+    silent.send("and on").await;
+    silent.receives(&["and on"]).await;
+}
