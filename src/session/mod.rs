@@ -1,7 +1,7 @@
 //! A session: one WebSocket that this instance accepted. A cheap handle outside, one task that owns the reading inside.
 //!
 //! The handle takes frames for the client (see [`Outbox`]) and may be closed by anyone; the task reads, answers control
-//! frames, hands messages to the broker and drains the outbox. It holds no timer: [`sweep`] looks after all sessions
+//! frames, hands messages to the broker and drains the outbox. It holds no timer: `sweep` looks after all sessions
 //! at once.
 
 mod registry;

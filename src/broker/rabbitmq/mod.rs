@@ -1,7 +1,7 @@
 //! RabbitMQ between the instances. lapin and deadpool-lapin stay in this folder.
 //!
-//! Two links, each with a supervisor of its own: [`publisher`] sends with confirms, [`consumer`] declares what stands
-//! in the broker ([`topology`]) and takes what comes. They use separate connections, because under a memory or disk
+//! Two links, each with a supervisor of its own: `publisher` sends with confirms, `consumer` declares what stands
+//! in the broker (`topology`) and takes what comes. They use separate connections, because under a memory or disk
 //! alarm the broker stops reading from a connection that publishes, acks and heartbeats included. lapin's automatic
 //! recovery stays off: tried with 4.12, it declares the anonymous queue again by its old name, which is refused, and
 //! doubles bindings. Instead any error tears the link down and a new one is made.
