@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run cluster stop test check clean
+.PHONY: help run cluster stop test bench check clean
 
 # Every script of the repository starts with this line.
 SCRIPTS := $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts .ci)
@@ -21,6 +21,10 @@ stop: ## stop the cluster of this checkout, from any terminal
 
 test: ## all tests, with a real RabbitMQ and a real browser (ARGS="--test name" for some)
 	@scripts/test $(ARGS)
+
+bench: ## the table of docs/benchmarks.md, measured here: Warren beside this machine's floor (about 15 minutes)
+	cargo build --release --locked
+	@scripts/bench $(ARGS)
 
 check: ## format, lints, documentation, shell syntax: what CI asks before the tests
 	cargo fmt --all --check

@@ -17,6 +17,7 @@ use crate::http::{Listener, Site};
 use crate::hub::Hub;
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{Message, MessageIds};
+use crate::open_files;
 use crate::session::{Limits, Sessions};
 
 /// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
@@ -188,24 +189,10 @@ fn limits(config: &Config) -> Limits {
 /// What is asked for, as far as the limit of open files allows (0 asks for that): past it connections could not even
 /// be refused. The soft limit is raised to the hard one first.
 fn sessions_max(asked: usize) -> usize {
-    let files = raise_open_files();
+    let files = open_files::raise();
     let allowed = usize::try_from(files.saturating_sub(FILES_KEPT_FREE).max(1)).unwrap_or(usize::MAX);
     if asked > allowed {
         log::warn!("--sessions-max {asked}: the limit of open files ({files}) allows {allowed}");
     }
     if asked == 0 { allowed } else { asked.min(allowed) }
-}
-
-/// The limit of open files, after raising it as far as this process may.
-fn raise_open_files() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
-        Err(error) => {
-            log::warn!("the limit of open files cannot be raised to {:?}: {error}", limit.maximum);
-            limit.current.unwrap_or(u64::MAX)
-        }
-    }
 }

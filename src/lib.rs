@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod bench;
 pub mod config;
 
 pub mod http;
@@ -18,5 +19,7 @@ pub mod hub;
 
 pub mod close;
 pub mod instance;
+pub mod logging;
 pub mod message;
+pub mod open_files;
 pub mod topic;

@@ -9,6 +9,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use warren::app::App;
 use warren::config::{self, Command, Config};
+use warren::logging;
 
 /// Measured with 10,000 and 18,000 idle sessions: 0.90 and 0.83 KiB each, where glibc's allocator takes 1.11 and 1.07.
 #[global_allocator]
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Ok(Command::Bench(task)) => measure(task),
         Ok(Command::PrintSample) => print(&config::sample()),
         Ok(Command::PrintMarkdown) => print(&config::markdown()),
         Err(exit) => exit.report(),
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    start_log(&config);
+    logging::start(config.log.as_str());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if config.worker_threads > 0 {
         runtime.worker_threads(config.worker_threads);
@@ -46,42 +48,12 @@ fn serve(config: Config) -> anyhow::Result<()> {
     })
 }
 
-/// Log lines go to standard error. An error is logged once, by whoever handles it, so the AMQP library's own lines
-/// are off unless the filter names them.
-fn start_log(config: &Config) {
-    let logger = env_logger::Builder::new()
-        .filter_module("lapin", log::LevelFilter::Off)
-        .filter_module("tracing", log::LevelFilter::Off)
-        .parse_filters(config.log.as_str())
-        .build();
-    log::set_max_level(logger.filter());
-    log::set_boxed_logger(Box::new(Discreet(logger))).expect("no log was started before");
-}
-
-/// Keeps out what libraries say at the level trace, whatever the filter names: lapin writes whole frames there, with
-/// the password of the login and the payload of each message.
-struct Discreet(env_logger::Logger);
-
-impl Discreet {
-    fn may_tell(metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() < log::Level::Trace || metadata.target().split("::").next() == Some("warren")
-    }
-}
-
-impl log::Log for Discreet {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        Discreet::may_tell(metadata) && self.0.enabled(metadata)
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if Discreet::may_tell(record.metadata()) {
-            self.0.log(record);
-        }
-    }
-
-    fn flush(&self) {
-        self.0.flush();
-    }
+fn measure(task: warren::bench::Task) -> ExitCode {
+    logging::start("warn");
+    warren::bench::run(task).unwrap_or_else(|error| {
+        eprintln!("warren: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Ready at the first SIGTERM or SIGINT; the second ends the process at once.

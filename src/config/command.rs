@@ -13,6 +13,7 @@ use super::load::{self, Flags};
 use super::options::{Config, config_row, rows};
 use super::render;
 use super::table::OptionRow;
+use crate::bench;
 
 /// Widest line of the help.
 const HELP_COLUMNS_MAX: usize = 100;
@@ -25,6 +26,8 @@ const MARKDOWN: &str = "markdown";
 pub enum Command {
     /// Run the server.
     Serve(Box<Config>),
+    /// Measure a server.
+    Bench(bench::Task),
     /// Print the documented sample file.
     PrintSample,
     /// Print the options as Markdown tables.
@@ -41,8 +44,9 @@ struct Subcommand {
     read: fn(&ArgMatches, Environment) -> Result<Command, Error>,
 }
 
-const SUBCOMMANDS: [Subcommand; 2] = [
+const SUBCOMMANDS: [Subcommand; 3] = [
     Subcommand { name: "serve", declare: declare_serve, read: read_serve },
+    Subcommand { name: "bench", declare: bench::declare, read: read_bench },
     Subcommand { name: "config", declare: declare_config, read: read_config },
 ];
 
@@ -83,6 +87,10 @@ fn read_serve(matches: &ArgMatches, env: Environment) -> Result<Command, Error> 
     };
     let flags: Flags = rows().into_iter().chain([config_row()]).filter_map(values_of).collect();
     load::load(&flags, env).map(|config| Command::Serve(Box::new(config)))
+}
+
+fn read_bench(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
+    Ok(Command::Bench(bench::read(matches)?))
 }
 
 fn declare_config(command: clap::Command) -> clap::Command {

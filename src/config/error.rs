@@ -30,6 +30,9 @@ pub enum Error {
     /// An option that has no effect without another.
     #[error("{label}: {shown} is of no use, as {because}")]
     Useless { label: String, shown: String, because: String },
+    /// Arguments of `warren bench` that contradict each other.
+    #[error(transparent)]
+    Bench(#[from] crate::bench::Conflict),
 }
 
 /// The process ends before anything was started: with help, with the version, or with an error.

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod bench;
 mod contract;
 mod outage;
 mod rabbitmq;

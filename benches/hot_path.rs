@@ -1,0 +1,138 @@
+//! What a message costs before the kernel sees it: encoding, parsing, and the fan-out over sockets that only count.
+//!
+//! `cargo bench` compares with the run before. Of a delivery's cost this is the smaller part by far; `warren bench`
+//! measures the whole.
+
+use std::hint::black_box;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tokio::sync::mpsc;
+use warren::hub::{Hub, Listener, Membership, Seat};
+use warren::instance::InstanceName;
+use warren::message::{Message, PayloadKind, Target};
+use warren::outbox::{Outbox, Socket};
+use warren::protocol::{Opcode, Parser, encode};
+
+const SIZES: [usize; 3] = [128, 1024, 16 * 1024];
+
+const LISTENERS: usize = 1000;
+
+/// Bytes that may wait in an outbox here: no matter, as the stub takes everything.
+const OUTBOX_BYTES_MAX: usize = 1 << 20;
+
+fn encoding(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("encode");
+    for size in SIZES {
+        let payload = vec![b'x'; size];
+        let mut out = BytesMut::with_capacity(2 * size);
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(size), &payload, |bencher, payload| {
+            bencher.iter(|| {
+                out.clear();
+                encode(Opcode::Text, black_box(payload), &mut out);
+            });
+        });
+    }
+}
+
+fn parsing(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse and unmask");
+    for size in SIZES {
+        let frame = client_frame(size);
+        let mut parser = Parser::new(OUTBOX_BYTES_MAX);
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(size), &frame, |bencher, frame| {
+            bencher.iter(|| parser.next(&mut &black_box(frame)[..]));
+        });
+    }
+}
+
+fn outboxes(criterion: &mut Criterion) {
+    let (outbox, socket, frames) = (Outbox::default(), Stub, Bytes::from(vec![b'x'; 130]));
+    criterion.bench_function("outbox that is empty", |bencher| {
+        bencher.iter(|| outbox.send(&socket, black_box(&frames), OUTBOX_BYTES_MAX));
+    });
+}
+
+fn fan_out(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let _context = runtime.enter();
+    let hub = Hub::start(1);
+    let heard = Arc::new(AtomicUsize::new(0));
+    let join = |_| hub.join(Arc::new(Ear { heard: heard.clone(), ..Ear::default() }));
+    let memberships: Vec<Membership> = (0..LISTENERS).map(join).collect();
+    let (deliveries, delivered) = mpsc::channel(16);
+    runtime.spawn(hub.clone().run(InstanceName::parse("a_1").expect("a name"), delivered));
+    let payload = Bytes::from(vec![b'x'; 128]);
+    let mut group = criterion.benchmark_group("hub");
+    group.throughput(Throughput::Elements(LISTENERS as u64));
+    group.bench_function("one message to 1,000 listeners", |bencher| {
+        bencher.iter(|| {
+            heard.store(0, Ordering::Release);
+            let message =
+                Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, payload: payload.clone() };
+            deliveries.blocking_send(vec![message]).expect("the hub runs");
+            while heard.load(Ordering::Acquire) < LISTENERS {
+                std::hint::spin_loop();
+            }
+        });
+    });
+    group.finish();
+    drop(memberships);
+}
+
+/// Takes everything at once.
+struct Stub;
+
+impl Socket for Stub {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(black_box(bytes).len())
+    }
+
+    fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(black_box(buffers).iter().map(|buffer| buffer.len()).sum())
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[derive(Default)]
+struct Ear {
+    outbox: Outbox,
+    seat: Seat,
+    heard: Arc<AtomicUsize>,
+}
+
+impl Listener for Ear {
+    fn deliver(&self, frames: &Bytes) {
+        black_box(self.outbox.send(&Stub, frames, OUTBOX_BYTES_MAX));
+        self.heard.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn seat(&self) -> &Seat {
+        &self.seat
+    }
+}
+
+/// A text as a browser sends it.
+fn client_frame(size: usize) -> Vec<u8> {
+    const KEY: [u8; 4] = [0x12, 0x9A, 0x5C, 0xE7];
+    let mut plain = BytesMut::new();
+    encode(Opcode::Text, &vec![b'x'; size], &mut plain);
+    let (header, payload) = plain.split_at(plain.len() - size);
+    let mut frame = header.to_vec();
+    frame[1] |= 0x80;
+    frame.extend_from_slice(&KEY);
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+}
+
+criterion_group!(hot_path, encoding, parsing, outboxes, fan_out);
+criterion_main!(hot_path);

@@ -1,0 +1,80 @@
+//! `warren bench`: measures a broadcast server, this one or another, and checks that it loses nothing.
+//!
+//! One program is generator, judge and measuring stick: the same sessions, payloads and readers for every server, and
+//! beside it the floor of the very machine, so that a ratio means something where absolute numbers drift. It shares
+//! with the server only the codec of frames and what every command needs; nothing of it runs while Warren serves.
+//!
+//! `docs/benchmarks.md` tells how to use it and what each number means.
+
+mod check;
+mod interrupt;
+mod load;
+mod marker;
+mod measure;
+mod options;
+mod process;
+mod progress;
+mod report;
+mod server;
+mod suite;
+mod target;
+mod wire;
+
+use std::process::ExitCode;
+
+use interrupt::Interrupt;
+use measure::measure;
+use options::Options;
+use progress::Progress;
+use report::{Contender, Report};
+use server::Kind;
+
+pub use options::{Conflict, Task, declare, read};
+
+/// Does what was asked. A failure exit means that a server lost, doubled or reordered something.
+pub fn run(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::Floor { frames } => server::floor::run(frames).map(|()| ExitCode::SUCCESS),
+        Task::Measure(options) => {
+            crate::open_files::raise();
+            let report = rounds(&options, &Interrupt::listen()?)?;
+            print!("{}", report::text(&report));
+            report.write(&options)?;
+            Ok(if report.faults().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Task::Suite(options) => {
+            crate::open_files::raise();
+            let (table, value, is_sound) = suite::run(&options, &Interrupt::listen()?)?;
+            print!("{table}");
+            if let Some(path) = &options.json {
+                report::write(path, &format!("{value:#}\n"))?;
+            }
+            Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+/// Measures every server in turn, as often as asked.
+fn rounds(options: &Options, interrupt: &Interrupt) -> anyhow::Result<Report> {
+    let mut servers: Vec<(Contender, Kind)> = Vec::new();
+    let mut add = |name: String, is_floor: bool, kind: Kind| {
+        servers.push((Contender { name, is_floor, runs: Vec::new() }, kind));
+    };
+    if let Some(frames) = options.floor {
+        add("floor".to_owned(), true, Kind::Floor { frames });
+    }
+    add(options.warren.name(), false, options.warren.clone());
+    for target in &options.compare {
+        add(target.to_string(), false, Kind::Running { targets: vec![target.clone()], pids: Vec::new() });
+    }
+    let mut progress = Progress::new();
+    for _ in 0..options.repeat.unwrap_or(1) {
+        for (contender, kind) in &mut servers {
+            let run = measure(&contender.name, kind, &options.work, &mut progress, interrupt)?;
+            contender.runs.push(run);
+        }
+    }
+    progress.clear();
+    let contenders = servers.into_iter().map(|(contender, _)| contender).collect();
+    Ok(Report { work: options.work.clone(), contenders })
+}

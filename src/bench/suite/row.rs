@@ -1,0 +1,126 @@
+//! One line of the suite's table.
+
+use serde_json::{Value, json};
+
+/// What a number must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+    /// Shown for information.
+    Open,
+}
+
+/// One number against its target; `None` could not be measured, for the reason in `note`.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub what: String,
+    pub unit: &'static str,
+    pub decimals: usize,
+    pub measured: Option<f64>,
+    pub target: Target,
+    pub note: String,
+}
+
+impl Row {
+    pub fn new(what: impl Into<String>, unit: &'static str, measured: Option<f64>, target: Target) -> Row {
+        let decimals = if measured.is_some_and(|value| value >= 1000.0) { 0 } else { 2 };
+        Row { what: what.into(), unit, decimals, measured, target, note: String::new() }
+    }
+
+    /// Says what the number stands on, or why there is none.
+    pub fn note(self, note: impl Into<String>) -> Row {
+        Row { note: note.into(), ..self }
+    }
+
+    pub fn is_reached(&self) -> Option<bool> {
+        let measured = self.measured?;
+        match self.target {
+            Target::AtMost(most) => Some(measured <= most),
+            Target::AtLeast(least) => Some(measured >= least),
+            Target::Open => None,
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        json!({
+            "what": self.what,
+            "unit": self.unit,
+            "measured": self.measured,
+            "target": self.target.shown(0),
+            "reached": self.is_reached(),
+            "note": self.note,
+        })
+    }
+
+    fn markdown(&self) -> String {
+        let measured = crate::bench::report::shown(self.measured, self.decimals);
+        let verdict = match self.is_reached() {
+            Some(true) => "reached",
+            Some(false) => "**not reached**",
+            None if self.measured.is_none() => "not measured",
+            None => "",
+        };
+        let decimals = if self.decimals == 0 { 0 } else { 2 };
+        let target = self.target.shown(decimals);
+        format!("| {} | {measured} {} | {target} | {verdict} | {} |\n", self.what, self.unit, self.note)
+    }
+}
+
+impl Target {
+    fn shown(self, decimals: usize) -> String {
+        let number = |value: f64| {
+            if value >= 1000.0 || (decimals == 0 && value.fract() == 0.0) {
+                crate::bench::progress::grouped(value as u64)
+            } else {
+                format!("{value}")
+            }
+        };
+        match self {
+            Target::AtMost(most) => format!("≤ {}", number(most)),
+            Target::AtLeast(least) => format!("≥ {}", number(least)),
+            Target::Open => String::new(),
+        }
+    }
+}
+
+/// The table, ready for the documentation.
+pub fn markdown(rows: &[Row]) -> String {
+    let head = "| what | measured | target | | stands on |\n| --- | ---: | ---: | --- | --- |\n";
+    rows.iter().fold(head.to_owned(), |table, row| table + &row.markdown())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_reached_on_its_side() {
+        let reached = |measured, target| Row::new("x", "", Some(measured), target).is_reached();
+        assert_eq!(reached(1.1, Target::AtMost(1.1)), Some(true));
+        assert_eq!(reached(1.11, Target::AtMost(1.1)), Some(false));
+        assert_eq!(reached(0.9, Target::AtLeast(0.9)), Some(true));
+        assert_eq!(reached(0.89, Target::AtLeast(0.9)), Some(false));
+        assert_eq!(reached(1.2, Target::Open), None);
+        assert_eq!(Row::new("x", "", None, Target::AtMost(1.0)).is_reached(), None);
+    }
+
+    #[test]
+    fn rows_become_markdown() {
+        let rows = [
+            Row::new("connects", "/s", Some(21_500.4), Target::AtLeast(20_000.0)).note("10,000 sessions"),
+            Row::new("CPU", "× floor", Some(1.234), Target::AtMost(1.1)),
+            Row::new("latency", "×", None, Target::AtMost(1.3)).note("no --broker"),
+        ];
+        let table = markdown(&rows);
+        let lines: Vec<&str> = table.lines().skip(2).collect();
+        assert_eq!(
+            lines,
+            [
+                "| connects | 21,500 /s | ≥ 20,000 | reached | 10,000 sessions |",
+                "| CPU | 1.23 × floor | ≤ 1.1 | **not reached** |  |",
+                "| latency | – × | ≤ 1.3 | not measured | no --broker |",
+            ]
+        );
+    }
+}

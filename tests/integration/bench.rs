@@ -1,0 +1,136 @@
+//! `warren bench` as its users run it, against servers that keep their promise and servers that do not.
+
+use std::net::SocketAddr;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+use tokio_tungstenite::accept_async;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::within_deadline;
+
+/// How often the `n`th message is sent on to each session.
+type Copies = fn(n: usize) -> usize;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_keeps_its_promise_passes_with_sane_numbers() {
+    let json = temporary("passes.json");
+    let html = temporary("passes.html");
+    let output = bench(&["--sessions", "20", "--json", &json, "--html", &html]).await;
+    assert!(output.status.success(), "{output:?}");
+    let report = read_json(&json);
+    assert_eq!(report["ok"], true, "{report}");
+    let run = &report["servers"][0]["runs"][0];
+    assert_eq!(run["sessions"], 20);
+    let traffic = &run["traffic"];
+    let count = |name: &str| traffic[name].as_u64().expect("a count");
+    assert!(count("messages") > 0);
+    assert_eq!(count("deliveries"), count("messages") * 20);
+    let latency = |name: &str| traffic["latency"][name].as_f64().expect("a latency");
+    assert!(latency("p50_us") > 0.0 && latency("p50_us") <= latency("p99_us"));
+    assert!(latency("p99_us") <= latency("max_us"));
+    assert!(run["memory"]["idle_kib"].as_u64() > Some(0), "{run}");
+    let page = std::fs::read_to_string(&html).expect("the page");
+    assert!(page.contains("<polyline") && page.contains("<rect") && !page.contains("{{"));
+    let _ = std::fs::remove_file(html);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_floor_stands_beside_with_a_ratio() {
+    let json = temporary("floor.json");
+    let output = bench(&["--sessions", "10", "--rate", "100", "--floor", "--repeat", "2", "--json", &json]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("/ floor"), "{output:?}");
+    let report = read_json(&json);
+    assert_eq!(report["servers"][0]["is_floor"], true);
+    assert_eq!(report["servers"][1]["runs"].as_array().map(Vec::len), Some(2));
+    let ratio = report["servers"][1]["ratios_to_floor"]["deliveries_per_second"].as_f64().expect("a ratio");
+    assert!((0.5..2.0).contains(&ratio), "both kept the rate, but {ratio}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_loses_is_found_out() {
+    finds("deliveries lost", |n| usize::from(n % 10 != 5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_doubles_is_found_out() {
+    finds("deliveries doubled", |n| if n % 10 == 5 { 2 } else { 1 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_not_there_is_found_out() {
+    let address = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
+    let output = bench(&["--sessions", "3", &format!("ws://{address}/")]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("3 sessions refused"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arguments_that_make_no_sense_exit_with_2() {
+    let output = bench(&["--sessions", "1", "--publishers", "2"]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--publishers 2"), "{output:?}");
+}
+
+async fn finds(defect: &str, copies: Copies) {
+    let address = defective_server(copies).await;
+    let output = bench(&["--sessions", "3", "--rate", "100", &format!("ws://{address}/")]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains(defect), "{output:?}");
+}
+
+/// Runs the program for a moment.
+async fn bench(arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_warren"));
+    command.arg("bench").args(["--duration", "0.5", "--warmup", "0.1"]).args(arguments);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    within_deadline("the run", command.output()).await.expect("the program runs")
+}
+
+/// Sends each text to all, but some not once. The first messages only ask who hears and are passed on as they are.
+async fn defective_server(copies: Copies) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let (texts, _) = broadcast::channel::<Message>(4096);
+    let texts = Arc::new(texts);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let texts = texts.clone();
+            tokio::spawn(async move {
+                let (mut out, mut incoming) = accept_async(stream).await.expect("a handshake").split();
+                let mut others = texts.subscribe();
+                tokio::spawn(async move {
+                    while let Ok(text) = others.recv().await {
+                        if out.send(text).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                let mut count = 0;
+                while let Some(Ok(message)) = incoming.next().await {
+                    for _ in 0..copies(count).min(usize::from(message.is_text()) * 2) {
+                        let _ = texts.send(message.clone());
+                    }
+                    count += 1;
+                }
+            });
+        }
+    });
+    address
+}
+
+fn temporary(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}-{name}", std::process::id()));
+    path.to_str().expect("a path of text").to_owned()
+}
+
+fn read_json(path: &str) -> Value {
+    let text = std::fs::read_to_string(path).expect("the report");
+    let _ = std::fs::remove_file(path);
+    serde_json::from_str(&text).expect("JSON")
+}
