@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings};
@@ -100,21 +101,14 @@ impl App {
         });
         let fan_out = tokio::spawn(hub.run(self.incarnation.name().clone(), delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
+        let mut serving = self.listener.serve(site).context("cannot start the HTTP thread")?;
         let outcome = tokio::select! {
-            () = self.listener.serve(site) => Ok(()),
             () = shutdown => Ok(()),
             taken = name_taken(refused) => Err(taken.into()),
         };
-        if !sessions.drain_within(drain_timeout).await {
-            log::warn!(
-                "{} sessions did not close within --drain-timeout-ms {}",
-                sessions.count(),
-                drain_timeout.as_millis()
-            );
-        }
-        if tokio::time::timeout(BROKER_CLOSE_TIMEOUT, broker.close()).await.is_err() {
-            log::warn!("the broker link did not close within {} s", BROKER_CLOSE_TIMEOUT.as_secs());
-        }
+        serving.close_port();
+        stop_in_order(&sessions, &*broker, drain_timeout).await;
+        serving.stop().await;
         sweep.abort();
         fan_out.abort();
         outcome
@@ -153,6 +147,23 @@ fn endpoints(config: &Config, uris: &[BrokerUri]) -> anyhow::Result<Vec<Endpoint
     let endpoint =
         |uri: &BrokerUri| Endpoint::new(uri.expose(), uri.to_string(), ca_pem.clone(), config.broker_heartbeat_s);
     uris.iter().map(endpoint).collect::<Result<_, _>>().context("--broker")
+}
+
+/// First nothing more is read of the clients, and what was read is settled, so that whoever was not confirmed can
+/// still be told; then the sessions close; at last the broker is left.
+async fn stop_in_order(sessions: &Sessions, broker: &dyn Broker, drain_timeout: Duration) {
+    let deadline = Instant::now() + drain_timeout;
+    sessions.stop_reading();
+    if timeout_at(deadline, broker.finish_publishing()).await.is_err() {
+        log::warn!("messages of clients are still unconfirmed after --drain-timeout-ms {}", drain_timeout.as_millis());
+    }
+    if timeout_at(deadline, sessions.drain()).await.is_err() {
+        let left = sessions.count();
+        log::warn!("{left} sessions did not close within --drain-timeout-ms {}", drain_timeout.as_millis());
+    }
+    if timeout(BROKER_CLOSE_TIMEOUT, broker.close()).await.is_err() {
+        log::warn!("the broker link did not close within {} s", BROKER_CLOSE_TIMEOUT.as_secs());
+    }
 }
 
 /// Ready only if the broker refuses this instance for good.

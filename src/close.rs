@@ -16,7 +16,7 @@ pub enum CloseReason {
     GoingAway,
     /// The client broke the WebSocket protocol or a limit of it.
     Violation(Violation),
-    /// The broker did not take the client's message: send it again later.
+    /// The broker did not confirm the client's message: send it again later.
     NotAccepted,
     /// The client did not read what was sent, up to the limit of its outbox.
     TooSlow,
@@ -49,7 +49,7 @@ impl fmt::Display for CloseReason {
             CloseReason::ByClient(_) => Ok(()),
             CloseReason::GoingAway => f.write_str("the server is stopping"),
             CloseReason::Violation(violation) => write!(f, "{violation}"),
-            CloseReason::NotAccepted => f.write_str("the broker did not take the message; try again later"),
+            CloseReason::NotAccepted => f.write_str("the broker did not confirm the message; try again later"),
             CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
             CloseReason::Idle => f.write_str("idle: no pong"),
         }

@@ -38,10 +38,10 @@ pub struct MemoryBroker {
 
 impl MemoryBroker {
     async fn carry(&self, message: Message) -> Result<(), NotAccepted> {
+        let _turn = self.exchange.turn.lock().await;
         if !self.link.borrow().is_up() {
             return Err(NotAccepted::Stopping);
         }
-        let _turn = self.exchange.turn.lock().await;
         let instances = self.exchange.lock().clone();
         for instance in instances {
             // An instance that stopped meanwhile is no longer meant.
@@ -60,13 +60,21 @@ impl Broker for MemoryBroker {
         self.link.subscribe()
     }
 
+    fn finish_publishing(&self) -> BoxFuture<'_, ()> {
+        self.link.send_modify(|link| link.publishing = stopped());
+        Box::pin(async {
+            // Whoever has its turn now has published; those who come after it see that publishing is over.
+            drop(self.exchange.turn.lock().await);
+        })
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
-        let stopped = LinkState::Down { reason: "stopped".into(), permanent: false };
-        self.link.send_modify(|link| {
-            link.publishing = stopped.clone();
-            link.consuming = stopped;
-        });
+        self.link.send_modify(|link| link.consuming = stopped());
         self.exchange.lock().retain(|instance| !instance.same_channel(&self.own));
         Box::pin(std::future::ready(()))
     }
+}
+
+fn stopped() -> LinkState {
+    LinkState::Down { reason: "stopped".into(), permanent: false }
 }

@@ -24,7 +24,7 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// Order: messages that one caller hands over one after the other are delivered everywhere in that order.
     /// Doubles: none, unless a publisher outside sends them. Loss: what becomes of the message is told to `receipt`,
-    /// exactly once, at the latest after the publish timeout. A refused message may still be delivered, if the link
+    /// exactly once; by RabbitMQ at the latest one and a quarter publish timeouts after it was written. A refused message may still be delivered, if the link
     /// broke between the broker and its answer. Cancellation: dropping the future before it is ready withdraws the
     /// message and settles its receipt as refused.
     fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()>;
@@ -32,7 +32,11 @@ pub trait Broker: Send + Sync + 'static {
     /// The state of the link, now and whenever it changes.
     fn link(&self) -> watch::Receiver<Link>;
 
-    /// Takes no more messages, waits for the outcome of those under way, leaves. The caller bounds the wait.
+    /// Takes no more messages, and is ready when the outcome of all that were under way is told. What others publish is
+    /// still delivered. The caller bounds the wait.
+    fn finish_publishing(&self) -> BoxFuture<'_, ()>;
+
+    /// Leaves: nothing is delivered any more. The caller bounds the wait.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -54,17 +58,17 @@ pub enum NotAccepted {
 }
 
 /// Who wants to know what became of a message.
-pub trait Sender: Send + Sync {
+pub trait Settle: Send + Sync {
     fn settled(&self, outcome: Result<(), NotAccepted>);
 }
 
 /// The promise to tell a message's sender what became of it. Dropped unsettled, it tells that nobody knows.
 pub struct Receipt {
-    sender: Option<Arc<dyn Sender>>,
+    sender: Option<Arc<dyn Settle>>,
 }
 
 impl Receipt {
-    pub fn to(sender: Arc<dyn Sender>) -> Receipt {
+    pub fn to(sender: Arc<dyn Settle>) -> Receipt {
         Receipt { sender: Some(sender) }
     }
 
@@ -138,7 +142,7 @@ mod tests {
     #[derive(Default)]
     struct Heard(Mutex<Vec<Result<(), NotAccepted>>>);
 
-    impl Sender for Heard {
+    impl Settle for Heard {
         fn settled(&self, outcome: Result<(), NotAccepted>) {
             self.0.lock().unwrap().push(outcome);
         }

@@ -48,6 +48,9 @@ pub enum InvalidBrokerUri {
     /// A parameter of the connection that has to be a number.
     #[error("{0} in its query is not a number in range")]
     Query(&'static str),
+    /// A misspelt parameter would be without effect, in silence.
+    #[error("of parameters it takes heartbeat, channel_max, frame_max, connection_timeout and auth_mechanism")]
+    UnknownParameter,
     /// `#`, mostly within a password.
     #[error("it has a fragment (a # within a password is written %23)")]
     Fragment,
@@ -139,7 +142,8 @@ fn check_query(url: &Url) -> Result<(), InvalidBrokerUri> {
             "connection_timeout" if value.parse::<u64>().is_err() => {
                 return Err(InvalidBrokerUri::Query("connection_timeout"));
             }
-            _ => {}
+            "heartbeat" | "channel_max" | "frame_max" | "connection_timeout" | "auth_mechanism" => {}
+            _ => return Err(InvalidBrokerUri::UnknownParameter),
         }
     }
     Ok(())
@@ -210,6 +214,10 @@ mod tests {
             ("amqp://mq?heartbeat=soon", "heartbeat in its query is not a number in range"),
             ("amqp://mq:0", "port 0 cannot be connected to"),
             ("amqp://mq/a/b", "its path is more than a virtual host (a / within the name is written %2F)"),
+            (
+                "amqp://mq?hartbeat=5",
+                "of parameters it takes heartbeat, channel_max, frame_max, connection_timeout and auth_mechanism",
+            ),
             ("amqp://mq/a#b", "it has a fragment (a # within a password is written %23)"),
         ];
         for (text, why) in cases {

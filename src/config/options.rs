@@ -81,7 +81,7 @@ options! {
         publish_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "5000",
             help: "A message not confirmed within this time is refused to its sender, with close code 1013.",
-            reason: "Longer than a reconnection takes, shorter than a person waits.",
+            reason: "Many times what a healthy broker takes to answer, and shorter than a person waits.",
         }
         broker_heartbeat_s: u16 = number("SECONDS", 1..=600) => {
             default: "10",

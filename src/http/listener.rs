@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use super::peer::Peer;
 use super::{Once, Site, routes};
@@ -37,7 +38,7 @@ pub struct BindError {
 
 /// A bound port.
 pub struct Listener {
-    inner: TcpListener,
+    inner: std::net::TcpListener,
     address: SocketAddr,
 }
 
@@ -56,7 +57,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let inner = TcpListener::from_std(socket.into())?;
+        let inner = std::net::TcpListener::from(socket);
         let address = inner.local_addr()?;
         Ok(Listener { inner, address })
     }
@@ -66,8 +67,33 @@ impl Listener {
         self.address
     }
 
-    /// Serves until the future is dropped, which closes the port. Connections live on in tasks of their own.
-    pub async fn serve(self, site: Arc<Site>) {
+    /// Serves from a thread of its own, until [`Serving::stop`].
+    ///
+    /// Of its own, so that a handshake waits neither behind a fan-out nor behind ten thousand sessions that leave at
+    /// once: on a runtime that they share it stands in one queue with all of them.
+    pub fn serve(self, site: Arc<Site>) -> io::Result<Serving> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (port, port_closes) = oneshot::channel::<()>();
+        let (connections, connections_close) = oneshot::channel::<()>();
+        let (thread, thread_ends) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("http".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    result = self.accept_all(site) => if let Err(error) = result {
+                        log::error!("cannot accept connections: {error}");
+                    },
+                    _ = port_closes => {}
+                }
+                let _ = connections_close.await;
+            });
+            drop(runtime);
+            drop(thread);
+        })?;
+        Ok(Serving { port: Some(port), connections, thread_ends })
+    }
+
+    async fn accept_all(self, site: Arc<Site>) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.inner)?;
         let service = TowerToHyperService::new(warp::service(routes::all(site.clone())));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -76,10 +102,10 @@ impl Listener {
             .max_buf_size(HEAD_BYTES_MAX);
         let trouble = Once::default();
         loop {
-            let (stream, address) = match self.inner.accept().await {
+            let (stream, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    self.endure(&error, &trouble).await;
+                    endure(&error, &trouble).await;
                     continue;
                 }
             };
@@ -92,17 +118,38 @@ impl Listener {
             tokio::spawn(serve_connection(http.clone(), stream, Peer(address.ip()), service.clone()));
         }
     }
+}
 
-    /// An error of `accept` is one connection's, or a lack of files or memory that passes.
-    async fn endure(&self, error: &io::Error, trouble: &Once) {
-        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-            return;
-        }
-        if trouble.begins() {
-            log::warn!("{}: cannot accept connections for now: {error}", self.address);
-        }
-        tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
+/// That a port is served. Dropping an end of a channel is the signal; nothing is ever sent.
+pub struct Serving {
+    port: Option<oneshot::Sender<()>>,
+    connections: oneshot::Sender<()>,
+    thread_ends: oneshot::Receiver<()>,
+}
+
+impl Serving {
+    /// Accepts nothing more. Connections that stand are still answered.
+    pub fn close_port(&mut self) {
+        self.port = None;
     }
+
+    /// Closes every connection that has not become a session, and the port.
+    pub async fn stop(mut self) {
+        self.close_port();
+        drop(self.connections);
+        let _ = self.thread_ends.await;
+    }
+}
+
+/// An error of `accept` is one connection's, or a lack of files or memory that passes.
+async fn endure(error: &io::Error, trouble: &Once) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    if trouble.begins() {
+        log::warn!("cannot accept connections for now: {error}");
+    }
+    tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
 }
 
 async fn serve_connection<S, B>(http: http1::Builder, stream: TcpStream, peer: Peer, service: S)

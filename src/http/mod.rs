@@ -31,7 +31,7 @@ pub struct Site {
     pub allowed_origins: AllowedOrigins,
     /// Whose `X-Forwarded-For` counts.
     pub trusted_proxies: Vec<IpNet>,
-    /// Time for a request's head, from the connection's first byte.
+    /// Time for a request's head, from the accept or the previous answer.
     pub handshake_timeout: Duration,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use warp::http::StatusCode;
 use warp::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
@@ -20,7 +21,13 @@ pub const GUARDS: [(HeaderName, &str); 3] =
 
 /// The page for the server that the request's `Host` names.
 pub fn index(site: &Site, host: Option<&Authority>) -> Response {
-    let nonce = nonce();
+    let nonce = match nonce() {
+        Ok(nonce) => nonce,
+        Err(error) => {
+            log::error!("no random numbers for the page: {error}");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    };
     let page = TEMPLATE
         .replace("{{nonce}}", &nonce)
         .replace("{{instance}}", &escape_html(site.incarnation.name().as_str()))
@@ -51,10 +58,9 @@ fn is_plain(host: &str) -> bool {
     host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-[]_".contains(&b))
 }
 
-/// 128 bits that nobody can guess, from the operating system's keys behind the standard library's hasher.
-fn nonce() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2))
+/// 128 bits from the operating system, so that nobody can guess what the policy lets run.
+fn nonce() -> Result<String, getrandom::Error> {
+    Ok(format!("{:016x}{:016x}", getrandom::u64()?, getrandom::u64()?))
 }
 
 fn escape_html(text: &str) -> String {

@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::instance::InstanceName;
-use crate::message::{Message, PayloadKind, Target};
-use crate::protocol::frame::{self, Opcode};
+use crate::message::{Message, Target};
+use crate::protocol::frame;
 
 /// A batch this long is handed out before more is added: longer ones save no system calls, since a socket's send
 /// buffer takes about this much at once, and they hold back who comes first.
@@ -28,11 +28,7 @@ impl Batch {
             Target::Topic(_) => false,
         };
         if for_plain_sessions {
-            let opcode = match message.kind {
-                PayloadKind::Text => Opcode::Text,
-                PayloadKind::Binary => Opcode::Binary,
-            };
-            frame::encode(opcode, &message.payload, &mut self.frames);
+            frame::encode(message.kind.into(), &message.payload, &mut self.frames);
         }
     }
 

@@ -9,7 +9,7 @@
 //!   message at most twice the bytes received for it, and never more than the message limit.
 //!
 //! Extensions are not negotiated, so a set RSV bit is always an error and a frame of the server is the same for every
-//! client: [`message`] is called once per broadcast and its bytes are shared.
+//! client: it is encoded once per broadcast and its bytes are shared.
 
 pub mod frame;
 pub mod handshake;

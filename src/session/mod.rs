@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 pub use registry::{Limits, Opening, Permit, Sessions};
 
-use crate::broker::{NotAccepted, Sender};
+use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
 use crate::hub::{Listener, Seat};
 use crate::outbox::{Outbox, Phase, Socket, Verdict};
@@ -119,7 +119,7 @@ impl Listener for Session {
     }
 }
 
-impl Sender for Session {
+impl Settle for Session {
     /// A plain session cannot be told of one message, so a refusal ends it: never silence.
     fn settled(&self, outcome: Result<(), NotAccepted>) {
         if let Err(reason) = outcome {
@@ -145,7 +145,8 @@ impl Socket for Stream {
     /// fan-out). A refusal here tells tokio nothing; the task's vectored write that follows does.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let stream = self.0.get().ok_or(io::ErrorKind::WouldBlock)?;
-        Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
+        // Without NOSIGNAL, which not every Unix has: Rust's runtime ignores SIGPIPE.
+        Ok(rustix::net::send(stream, bytes, SendFlags::empty())?)
     }
 
     fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {

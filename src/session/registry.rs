@@ -1,11 +1,13 @@
 //! All sessions of this instance: who may come in, look-up by id, and the registration that undoes itself.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dashmap::DashMap;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::task::SessionTask;
@@ -48,9 +50,12 @@ pub struct Sessions {
     hub: Hub,
     broker: Arc<dyn Broker>,
     message_ids: MessageIds,
+    /// Where sessions run; connections are accepted elsewhere.
+    runtime: Handle,
 }
 
 impl Sessions {
+    /// Sessions that run on the current runtime.
     pub fn new(limits: Limits, hub: Hub, broker: Arc<dyn Broker>, message_ids: MessageIds) -> Arc<Sessions> {
         Arc::new(Sessions {
             open: DashMap::new(),
@@ -63,6 +68,7 @@ impl Sessions {
             hub,
             broker,
             message_ids,
+            runtime: Handle::current(),
         })
     }
 
@@ -96,14 +102,14 @@ impl Sessions {
         Opening { session, registration }
     }
 
-    /// Lets nobody in, tells every session that the instance stops and waits until they are gone, at most for
-    /// `timeout`. False if some are left.
-    pub async fn drain_within(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.drain()).await.is_ok()
+    /// Lets nobody in, and reads nothing more of those who are.
+    pub fn stop_reading(&self) {
+        self.draining.store(true, Ordering::Release);
     }
 
-    async fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+    /// Tells every session that the instance stops, and waits until they are gone. The caller bounds the wait.
+    pub async fn drain(&self) {
+        self.stop_reading();
         for session in self.snapshot(|_| true) {
             session.close(CloseReason::GoingAway);
         }
@@ -166,13 +172,14 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// The session begins; `first` is what the client sent behind its handshake.
-    pub fn begin(self, stream: TcpStream, first: &[u8]) -> SessionId {
+    /// The session begins, on the runtime of the sessions; `first` is what the client sent behind its handshake.
+    pub fn begin(self, stream: std::net::TcpStream, first: &[u8]) -> io::Result<SessionId> {
         let Opening { session, registration } = self;
-        let id = session.id;
-        session.socket.arrived(stream);
-        tokio::spawn(SessionTask::new(session, registration, first));
-        id
+        let (id, runtime) = (session.id, session.sessions.runtime.clone());
+        let _context = runtime.enter();
+        session.socket.arrived(TcpStream::from_std(stream)?);
+        runtime.spawn(SessionTask::new(session, registration, first));
+        Ok(id)
     }
 }
 

@@ -61,7 +61,8 @@ impl SessionTask {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<ControlFlow<()>> {
         // First of all, and even while acting: a sender whom the broker holds back would else look like a reader who
         // is too slow.
-        match self.session.outbox.poll_flush(cx, &self.session.socket) {
+        let phase = self.session.outbox.poll_flush(cx, &self.session.socket);
+        match phase {
             Phase::Dead => return Poll::Ready(ControlFlow::Break(())),
             Phase::Closed if !self.half_closed => return Poll::Ready(self.half_close()),
             Phase::Open | Phase::Closing | Phase::Closed => {}
@@ -69,6 +70,10 @@ impl SessionTask {
         if let Some(acting) = &mut self.acting {
             ready!(acting.as_mut().poll(cx));
             self.acting = None;
+        }
+        if phase == Phase::Open && self.session.sessions.is_draining() {
+            // The close wakes it.
+            return Poll::Pending;
         }
         let Some(stream) = self.session.socket.0.get() else { return Poll::Ready(ControlFlow::Break(())) };
         let readable = ready!(stream.poll_read_ready(cx));

@@ -265,3 +265,23 @@ async fn a_message_on_a_silent_wire_is_refused_in_time() {
     silent.send("and on").await;
     silent.receives(&["and on"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_tells_whose_message_was_not_confirmed() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    let impatient = Config { publish_timeout_ms: 500, ..config() };
+    let instance = Instance::start(cluster.configure_through(&[&wire.url], impatient)).await;
+    instance.ready().await;
+    let (mut silent, mut sender) = (instance.connect().await, instance.connect().await);
+    wire.stall();
+    sender.send("in flight").await;
+    // The pong says that the message before the ping was read.
+    sender.is_open().await;
+    let ends = async {
+        sender.is_closed_with(TRY_AGAIN_LATER).await;
+        silent.is_closed_with(1001).await;
+    };
+    let (outcome, ()) = tokio::join!(instance.stop(), ends);
+    outcome.expect("stopped in good order");
+}

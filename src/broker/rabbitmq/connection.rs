@@ -19,7 +19,7 @@ use lapin::{ConnectionProperties, Error};
 use super::Settings;
 use super::link::Trouble;
 
-/// Time for one endpoint to let us in: TCP, TLS and the AMQP handshake.
+/// Time for one endpoint to let us in: TCP, TLS and the AMQP handshake. Its `connection_timeout` (in ms) replaces it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One node of the broker.
@@ -64,6 +64,10 @@ impl Endpoint {
             .expect("a pool without timeouts needs no runtime of its own")
     }
 
+    fn connect_timeout(&self) -> Duration {
+        self.uri.query.connection_timeout.map_or(CONNECT_TIMEOUT, Duration::from_millis)
+    }
+
     fn tls(&self) -> Option<Tls> {
         let host = self.uri.authority.host.clone();
         (self.uri.scheme == AMQPScheme::AMQPS).then(|| Tls { host, ca_pem: self.ca_pem.clone() })
@@ -75,10 +79,7 @@ fn address(uri: &AMQPUri) -> String {
     let encode =
         |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
     let authority = &uri.authority;
-    let host = match authority.host.as_str() {
-        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-        host => host.to_owned(),
-    };
+    let host = &authority.host;
     let mut query = vec![];
     query.extend(uri.query.heartbeat.map(|value| format!("heartbeat={value}")));
     query.extend(uri.query.frame_max.map(|value| format!("frame_max={value}")));
@@ -124,7 +125,7 @@ impl Endpoints {
         let mut troubles = Vec::new();
         for _ in 0..self.pools.len() {
             let (endpoint, pool) = &self.pools[self.next];
-            match Self::connect_to(pool).await {
+            match Self::connect_to(pool, endpoint.connect_timeout()).await {
                 Ok(connection) => {
                     log::debug!("connected to {endpoint}");
                     return Ok(connection);
@@ -141,12 +142,12 @@ impl Endpoints {
         self.next = (self.next + 1) % self.pools.len();
     }
 
-    async fn connect_to(pool: &Pool) -> Result<Object, Trouble> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, pool.get()).await {
+    async fn connect_to(pool: &Pool, timeout: Duration) -> Result<Object, Trouble> {
+        match tokio::time::timeout(timeout, pool.get()).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(PoolError::Backend(error))) => Err(error.into()),
             Ok(Err(error)) => Err(Trouble::passing(error.to_string())),
-            Err(_) => Err(Trouble::passing(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+            Err(_) => Err(Trouble::passing(format!("no answer within {} ms", timeout.as_millis()))),
         }
     }
 }

@@ -20,10 +20,11 @@ use super::sequence::{Place, Tracker};
 use super::topology::{self, Failure, NameTaken, Names};
 use crate::message::Message;
 
-/// Messages that the broker sends ahead of our acks. Measured: no faster above; and a slow instance holds no more.
+/// Messages that the broker sends ahead of our acks. Measured: no faster above. A slow instance holds no more; at worst
+/// that is 300 of the largest messages that the broker takes (`max_message_size`: 16 MiB in `rabbitmq/rabbitmq.conf`).
 const PREFETCH: u16 = 300;
 
-/// Acks are sent for this many at once (about 8 % of the cost of one each), or once a second.
+/// Acks are sent for this many at once, or once a second; so they cost about 8 % against no acks at all.
 const ACK_EVERY: u64 = 100;
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -39,6 +40,8 @@ pub struct Consumer {
     deliveries: mpsc::Sender<Vec<Message>>,
     side: Side,
     tracker: Tracker,
+    missing: Tally,
+    oversized: Tally,
     attached_once: bool,
 }
 
@@ -58,6 +61,8 @@ impl Consumer {
             deliveries,
             side,
             tracker: Tracker::default(),
+            missing: Tally::new("messages of other instances are missing"),
+            oversized: Tally::new("dropped messages of more than --message-bytes-max"),
             attached_once: false,
         }
     }
@@ -172,22 +177,42 @@ impl Consumer {
         trouble.map_or(Ok(last_tag), Err)
     }
 
-    /// The delivery's message, unless it is a double or a foreign one beyond the limit.
+    /// The delivery's message, unless it is a double or beyond the limit.
     fn accept(&mut self, delivery: Delivery) -> Option<Message> {
-        if delivery.data.len() > self.message_bytes_max {
-            let (bytes, max) = (delivery.data.len(), self.message_bytes_max);
-            log::warn!("dropped a message of {bytes} bytes that another program published: more than {max}");
-            return None;
-        }
         let (message, origin) = envelope::open(delivery, &self.names);
         if let Some(origin) = origin {
             match self.tracker.place(origin.incarnation.as_str(), &message.target, origin.number) {
                 Place::Expected => {}
-                Place::AfterGap(missing) => log::warn!("{missing} messages of {} are missing", origin.incarnation),
+                Place::AfterGap(missing) => self.missing.count(missing),
                 Place::Double => return None,
             }
         }
+        if message.payload.len() > self.message_bytes_max {
+            self.oversized.count(1);
+            return None;
+        }
         Some(message)
+    }
+}
+
+/// Something that should not happen, counted, and logged at most once a second: others decide how often it does.
+struct Tally {
+    what: &'static str,
+    total: u64,
+    told: Option<Instant>,
+}
+
+impl Tally {
+    fn new(what: &'static str) -> Tally {
+        Tally { what, total: 0, told: None }
+    }
+
+    fn count(&mut self, more: u64) {
+        self.total += more;
+        if self.told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
+            self.told = Some(Instant::now());
+            log::warn!("{} (so far {})", self.what, self.total);
+        }
     }
 }
 

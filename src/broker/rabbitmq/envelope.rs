@@ -20,7 +20,8 @@ const SEQUENCE: &str = "x-warren-sequence";
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
 
-/// Not persistent: neither the exchange nor a queue of it survives the broker anyway.
+/// Not persistent: no queue of Warren's survives the broker. (A durable queue that another program binds loses these at
+/// a restart.)
 const TRANSIENT: u8 = 1;
 
 /// Exchange and routing key that carry a message to its target.

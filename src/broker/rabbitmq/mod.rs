@@ -14,7 +14,7 @@ mod publisher;
 mod sequence;
 mod topology;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -54,8 +54,10 @@ pub struct Settings {
 pub struct RabbitMq {
     orders: mpsc::Sender<Order>,
     link: watch::Receiver<Link>,
-    consuming: Mutex<Option<oneshot::Sender<()>>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Until it was told to end.
+    publishing: Mutex<Option<JoinHandle<()>>>,
+    /// With what ends it.
+    consuming: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
 
 impl RabbitMq {
@@ -85,12 +87,11 @@ impl RabbitMq {
             deliveries,
             Side::consuming(link.clone()),
         );
-        let tasks = vec![tokio::spawn(publisher.run()), tokio::spawn(consumer.run(consuming, refuse))];
         let broker = RabbitMq {
             orders,
             link: link.subscribe(),
-            consuming: Mutex::new(Some(stop_consuming)),
-            tasks: Mutex::new(tasks),
+            publishing: Mutex::new(Some(tokio::spawn(publisher.run()))),
+            consuming: Mutex::new(Some((stop_consuming, tokio::spawn(consumer.run(consuming, refuse))))),
         };
         (broker, refused)
     }
@@ -115,15 +116,22 @@ impl Broker for RabbitMq {
         self.link.clone()
     }
 
+    fn finish_publishing(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let _ = self.orders.send(Order::Stop).await;
+            let publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(publishing) = publishing {
+                let _ = publishing.await;
+            }
+        })
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            // The publisher first: what it still confirms should find this instance's queue, too.
-            let _ = self.orders.send(Order::Stop).await;
-            self.orders.closed().await;
-            drop(self.consuming.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
-            let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-            for task in tasks {
-                let _ = task.await;
+            let consuming = self.consuming.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((stop, consuming)) = consuming {
+                drop(stop);
+                let _ = consuming.await;
             }
         })
     }

@@ -243,8 +243,8 @@ impl PublishingLink {
     }
 }
 
-/// Settles the oldest outstanding messages whose outcome is known; pending if there is none. The broker confirms in
-/// order, or several at once, so the oldest is the one to wait for.
+/// Settles the oldest outstanding messages whose outcome is known; pending if there is none. The broker mostly
+/// confirms in order; one confirmed early waits for those before it.
 fn poll_settle(cx: &mut Context<'_>, outstanding: &mut VecDeque<Outstanding>) -> Poll<Result<(), Trouble>> {
     let mut settled_any = false;
     while let Some(front) = outstanding.front_mut() {

@@ -89,6 +89,7 @@ pub async fn declare(
             FieldTable::default(),
         )
         .await?;
+    confirm_own_exchange(connection, names).await?;
     declare_cluster(&channel, names).await?;
     let bind = async |source: &ShortString, key: ShortString| {
         let options = ExchangeBindOptions::default();
@@ -104,7 +105,8 @@ pub async fn declare(
 ///
 /// Its `alternate-exchange` names this incarnation. No such exchange exists, and none is needed since a queue is
 /// always bound; but it is the one argument that RabbitMQ compares when an exchange is declared again. So it settles,
-/// in the broker and without a race, who bears the name: any other incarnation is answered 406.
+/// in the broker, who bears the name: any other incarnation is answered 406. It settles it among those that are bound;
+/// [`confirm_own_exchange`] sees to the moment before.
 async fn own_exchange(connection: &Object, names: &Names) -> Result<Channel, Failure> {
     match try_own_exchange(connection, names).await {
         Err(error) if is_code(&error, 406) => {}
@@ -115,6 +117,16 @@ async fn own_exchange(connection: &Object, names: &Names) -> Result<Channel, Fai
     let unused = ExchangeDeleteOptions { if_unused: true, ..Default::default() };
     match channel.exchange_delete(names.instance.clone(), unused).await {
         Ok(()) => Ok(try_own_exchange(connection, names).await?),
+        Err(error) if is_code(&error, 406) => Err(Failure::NameTaken(NameTaken(names.instance_name.clone()))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Between our declaring and our binding, a rival may have removed the exchange as left over and declared its own, so
+/// that our queue is bound to the rival's. Once a queue is bound nobody can remove it, so a second look is final.
+async fn confirm_own_exchange(connection: &Object, names: &Names) -> Result<(), Failure> {
+    match try_own_exchange(connection, names).await {
+        Ok(channel) => Ok(channel.close(200, "confirmed".into()).await?),
         Err(error) if is_code(&error, 406) => Err(Failure::NameTaken(NameTaken(names.instance_name.clone()))),
         Err(error) => Err(error.into()),
     }
