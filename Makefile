@@ -19,18 +19,19 @@ cluster: ## RabbitMQ and two instances, on ports 8080 and 8081, until Ctrl-C
 stop: ## stop the cluster of this checkout, from any terminal
 	@scripts/cluster stop
 
-test: ## all tests, with a real RabbitMQ and a real browser (ARGS="--test name" for some)
+test: ## all tests, with a real RabbitMQ and a real browser (ARGS=outage: those with "outage" in their name)
 	@scripts/test $(ARGS)
 
 bench: ## the table of docs/benchmarks.md, measured here: Warren beside this machine's floor (about 15 minutes)
 	cargo build --release --locked
 	@scripts/bench $(ARGS)
 
-check: ## format, lints, documentation, shell syntax: what CI asks before the tests
+check: ## format, lints, documentation, scripts: what CI asks before the tests
 	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
 	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
+	@if command -v shellcheck; then shellcheck -x $(SCRIPTS); else echo "shellcheck is not installed, so left out"; fi
 
 clean: stop ## stop the cluster, remove everything that was built or stored under target/
 	cargo clean
