@@ -145,7 +145,7 @@ fn endpoints(config: &Config, uris: &[BrokerUri]) -> anyhow::Result<Vec<Endpoint
         None => None,
     };
     let endpoint =
-        |uri: &BrokerUri| Endpoint::new(uri.expose(), uri.to_string(), ca_pem.clone(), config.broker_heartbeat_s);
+        |uri: &BrokerUri| Endpoint::new(uri.expose(), uri.address(), ca_pem.clone(), config.broker_heartbeat_s);
     uris.iter().map(endpoint).collect::<Result<_, _>>().context("--broker")
 }
 

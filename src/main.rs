@@ -41,7 +41,13 @@ fn serve(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let shutdown = shutdown()?;
         let app = App::bind(config)?;
-        println!("Warren is at {} (instance {}). Stop it with Ctrl-C.", app.url(), app.instance());
+        // Whoever does not listen to this may still want the server.
+        let _ = writeln!(
+            std::io::stdout(),
+            "Warren is at {} (instance {}). Stop it with Ctrl-C.",
+            app.url(),
+            app.instance()
+        );
         app.run(shutdown).await?;
         log::info!("stopped");
         Ok(())

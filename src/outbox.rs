@@ -143,6 +143,11 @@ impl Outbox {
         self.lock().die();
     }
 
+    /// Wakes the session's task: something that it waits for beside the socket has happened.
+    pub fn wake(&self) {
+        self.lock().wake();
+    }
+
     /// Writes what waits as far as the socket takes it, and remembers `cx` as the task to wake when something is
     /// left to do: when more waits, when the phase changes, when the socket is writable again.
     pub fn poll_flush(&self, cx: &mut Context<'_>, socket: &impl Socket) -> Phase {

@@ -95,6 +95,13 @@ impl BrokerUri {
         self.0.as_str()
     }
 
+    /// Host, port and virtual host, for whom user names are no business.
+    pub fn address(&self) -> String {
+        let default_port = if self.is_tls() { 5671 } else { 5672 };
+        let (host, port) = (self.0.host_str().unwrap_or_default(), self.0.port().unwrap_or(default_port));
+        format!("{host}:{port}{}", self.0.path())
+    }
+
     /// Whether the connection is encrypted.
     pub fn is_tls(&self) -> bool {
         self.0.scheme() == "amqps"

@@ -50,14 +50,21 @@ fn outbox_holds_a_message(config: &Config, sources: &Sources) -> Result<(), Erro
 fn instance_is_free(config: &Config, sources: &Sources) -> Result<(), Error> {
     let Some(instance) = config.instance.as_ref().map(|instance| instance.as_str()) else { return Ok(()) };
     let reserved = ["amq.".to_owned(), format!("{}.", config.prefix)];
-    if !reserved.iter().any(|beginning| instance.starts_with(beginning)) {
+    let of_a_cluster = [".broadcast", ".direct"];
+    let is_reserved = reserved.iter().any(|beginning| instance.starts_with(beginning))
+        || of_a_cluster.iter().any(|end| instance.ends_with(end));
+    if !is_reserved {
         return Ok(());
     }
     Err(Error::Value {
         label: sources.label("instance").to_owned(),
         shown: format!("{instance:?}"),
         detail: Some("exchanges of RabbitMQ and of the whole cluster are called so".to_owned()),
-        allowed: format!("a name that begins with neither {}", reserved.join(" nor ")),
+        allowed: format!(
+            "a name that begins with neither {}, nor ends with {}",
+            reserved.join(" nor "),
+            of_a_cluster.join(" or ")
+        ),
     })
 }
 

@@ -117,7 +117,11 @@ fn with_options(command: clap::Command) -> clap::Command {
 }
 
 fn argument(row: &OptionRow) -> Arg {
+    // A list's flag may be given several times, one item each: then its singular reads better.
+    let singular =
+        row.flag().trim_start_matches('-').strip_suffix('s').filter(|_| row.shape == Shape::List).map(str::to_owned);
     let argument = Arg::new(row.name)
+        .aliases(singular)
         .long(row.flag().trim_start_matches('-').to_owned())
         .value_name(row.placeholder)
         .value_parser(clap::value_parser!(OsString))

@@ -262,7 +262,7 @@ fn options_that_do_not_go_together_are_refused() {
         (
             "--prefix shop --instance shop.direct",
             "--instance: \"shop.direct\" is not allowed (exchanges of RabbitMQ and of the whole cluster are called \
-             so); expected a name that begins with neither amq. nor shop.",
+             so); expected a name that begins with neither amq. nor shop., nor ends with .broadcast or .direct",
         ),
         (
             "--broker amqp://mq --broker-ca-file x",

@@ -11,7 +11,6 @@ use crate::broker::Link;
 struct Health<'a> {
     status: &'a str,
     instance: &'a str,
-    incarnation: &'a str,
     version: &'a str,
     sessions: usize,
 }
@@ -28,7 +27,6 @@ pub fn healthz(site: &Site) -> Json {
     json(&Health {
         status: "alive",
         instance: site.incarnation.name().as_str(),
-        incarnation: site.incarnation.as_str(),
         version: env!("CARGO_PKG_VERSION"),
         sessions: site.sessions.count(),
     })

@@ -26,6 +26,10 @@ const HEADERS_MAX: usize = 64;
 /// Bytes of one request's head. hyper takes no less than 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// A connection that has not become a session ends after this many times the handshake timeout, or clients that send
+/// requests and never read the answers would hold their sockets for ever.
+const HANDSHAKE_TIMEOUTS_PER_CONNECTION: u32 = 6;
+
 /// Pause when no file can be opened: the kernel keeps the connections meanwhile, and nothing spins.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
 
@@ -100,6 +104,7 @@ impl Listener {
             .header_read_timeout(site.handshake_timeout)
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX);
+        let lifetime = site.handshake_timeout * HANDSHAKE_TIMEOUTS_PER_CONNECTION;
         let trouble = Once::default();
         loop {
             let (stream, address) = match listener.accept().await {
@@ -115,7 +120,8 @@ impl Listener {
             if let Err(error) = stream.set_nodelay(true) {
                 log::debug!("{address}: TCP_NODELAY: {error}");
             }
-            tokio::spawn(serve_connection(http.clone(), stream, Peer(address.ip()), service.clone()));
+            let serving = serve_connection(http.clone(), stream, Peer(address.ip()), service.clone());
+            tokio::spawn(tokio::time::timeout(lifetime, serving));
         }
     }
 }

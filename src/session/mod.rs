@@ -8,6 +8,7 @@ mod registry;
 mod sweep;
 mod task;
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +25,9 @@ use crate::close::CloseReason;
 use crate::hub::{Listener, Seat};
 use crate::outbox::{Outbox, Phase, Socket, Verdict};
 use crate::protocol::frame;
+
+/// The bit of [`Session::unsettled`] that says that the session's task waits for the rest to become 0.
+const SETTLING_AWAITED: u32 = 1 << 31;
 
 /// A session's number within its instance, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +49,10 @@ pub struct Session {
     marked_ms: AtomicU32,
     /// A protocol ping is unanswered.
     pinged: AtomicBool,
+    /// The server closes it: nothing that the client says counts any more.
+    ended: AtomicBool,
+    /// Messages whose outcome is not known, and [`SETTLING_AWAITED`].
+    unsettled: AtomicU32,
     sessions: Arc<Sessions>,
 }
 
@@ -59,6 +67,7 @@ impl Session {
 
     /// Begins to close; the first reason counts.
     pub fn close(&self, reason: CloseReason) {
+        self.ended.store(true, Ordering::Release);
         let frame = match reason.code() {
             Some(code) => frame::close(code, &reason.to_string()),
             None => frame::close_without_code(),
@@ -67,6 +76,20 @@ impl Session {
             self.mark_now();
             log::debug!("{}: closing with {:?}: {reason}", self.id, reason.code());
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Waits, within the session's task, until the outcome of every message is known.
+    async fn all_settled(&self) {
+        self.unsettled.fetch_or(SETTLING_AWAITED, Ordering::AcqRel);
+        poll_fn(|_| match self.unsettled.load(Ordering::Acquire) {
+            SETTLING_AWAITED => Poll::Ready(()),
+            _ => Poll::Pending,
+        })
+        .await;
     }
 
     /// Notes that the client was heard.
@@ -125,6 +148,9 @@ impl Settle for Session {
         if let Err(reason) = outcome {
             log::debug!("{}: message not accepted: {reason}", self.id);
             self.close(CloseReason::NotAccepted);
+        }
+        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == SETTLING_AWAITED + 1 {
+            self.outbox.wake();
         }
     }
 }

@@ -92,6 +92,8 @@ impl Sessions {
             seat: Seat::default(),
             marked_ms: AtomicU32::new(self.clock.now_ms()),
             pinged: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            unsettled: AtomicU32::new(0),
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());

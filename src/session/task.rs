@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -23,6 +24,9 @@ use crate::protocol::{Event, Parser, Violation, frame};
 /// Bytes read at a time, into a buffer that all sessions of a thread share.
 const READ_BYTES: usize = 64 * 1024;
 
+/// Events acted on before more of the same input is parsed: 64 KiB of one-byte messages would else take 450 KiB at once.
+const EVENTS_PER_TURN: usize = 64;
+
 /// The texts that a client sends to stay connected; they are never published.
 const KEEP_ALIVES: [&[u8]; 2] = [b"ping", b"keep-alive"];
 
@@ -35,6 +39,8 @@ thread_local! {
 pub(super) struct SessionTask {
     session: Arc<Session>,
     parser: Parser,
+    /// Input that was read and is to be parsed when what came before it is done.
+    unparsed: Bytes,
     /// What is being done with the last input. Boxed: publishing needs much, but only while it lasts.
     acting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     half_closed: bool,
@@ -44,17 +50,9 @@ pub(super) struct SessionTask {
 impl SessionTask {
     /// `first` is what the client sent behind its handshake.
     pub fn new(session: Arc<Session>, registration: Registration, first: &[u8]) -> SessionTask {
-        let mut parser = Parser::new(session.sessions.limits().message_bytes_max);
-        let inputs = parse(&mut parser, first);
-        let mut task = SessionTask { session, parser, acting: None, half_closed: false, _registration: registration };
-        task.begin(inputs);
-        task
-    }
-
-    fn begin(&mut self, inputs: Vec<Input>) {
-        if !inputs.is_empty() {
-            self.acting = Some(Box::pin(self.session.clone().act(inputs)));
-        }
+        let parser = Parser::new(session.sessions.limits().message_bytes_max);
+        let unparsed = Bytes::copy_from_slice(first);
+        SessionTask { session, parser, unparsed, acting: None, half_closed: false, _registration: registration }
     }
 
     /// One thing at a time, until nothing can be done; `Break` when the session is over.
@@ -62,27 +60,46 @@ impl SessionTask {
         // First of all, and even while acting: a sender whom the broker holds back would else look like a reader who
         // is too slow.
         let phase = self.session.outbox.poll_flush(cx, &self.session.socket);
-        match phase {
-            Phase::Dead => return Poll::Ready(ControlFlow::Break(())),
-            Phase::Closed if !self.half_closed => return Poll::Ready(self.half_close()),
-            Phase::Open | Phase::Closing | Phase::Closed => {}
+        if phase == Phase::Closed && !self.half_closed {
+            return Poll::Ready(self.half_close());
         }
+        // What was read is acted on to its end, though the client be gone by now.
         if let Some(acting) = &mut self.acting {
             ready!(acting.as_mut().poll(cx));
             self.acting = None;
+        }
+        if !self.unparsed.is_empty() {
+            let unparsed = std::mem::take(&mut self.unparsed);
+            self.begin(&unparsed);
+            return Poll::Ready(ControlFlow::Continue(()));
+        }
+        if phase == Phase::Dead {
+            return Poll::Ready(ControlFlow::Break(()));
         }
         if phase == Phase::Open && self.session.sessions.is_draining() {
             // The close wakes it.
             return Poll::Pending;
         }
-        let Some(stream) = self.session.socket.0.get() else { return Poll::Ready(ControlFlow::Break(())) };
+        let session = self.session.clone();
+        let Some(stream) = session.socket.0.get() else { return Poll::Ready(ControlFlow::Break(())) };
         let readable = ready!(stream.poll_read_ready(cx));
-        match readable.and_then(|()| self.session.read(stream, &mut self.parser)) {
-            Ok(inputs) => {
-                self.begin(inputs);
-                Poll::Ready(ControlFlow::Continue(()))
-            }
-            Err(_) => Poll::Ready(ControlFlow::Break(())),
+        if readable.is_err() {
+            return Poll::Ready(ControlFlow::Break(()));
+        }
+        let read = READ_BUFFER.with_borrow_mut(|buffer| {
+            let read = session.read(stream, buffer)?;
+            self.begin(&buffer[..read]);
+            Ok::<(), io::Error>(())
+        });
+        Poll::Ready(if read.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    }
+
+    /// Parses some of `input` and begins to act on it; the rest waits.
+    fn begin(&mut self, mut input: &[u8]) {
+        let inputs = parse(&mut self.parser, &mut input);
+        self.unparsed = Bytes::copy_from_slice(input);
+        if !inputs.is_empty() {
+            self.acting = Some(Box::pin(self.session.clone().act(inputs)));
         }
     }
 
@@ -114,24 +131,25 @@ enum Input {
 }
 
 impl Session {
-    /// Reads once. An error is the end of the stream, too.
-    fn read(&self, stream: &TcpStream, parser: &mut Parser) -> io::Result<Vec<Input>> {
-        READ_BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer) {
+    /// Reads once; the answer is how many bytes are to be parsed. An error is the end of the stream, too.
+    fn read(&self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        match stream.try_read(buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) if self.outbox.phase() != Phase::Open => Ok(Vec::new()),
+            // Read only to see the client's end.
+            Ok(_) if self.has_ended() => Ok(0),
             Ok(read) => {
                 self.heard();
-                Ok(parse(parser, &buffer[..read]))
+                Ok(read)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
-        })
+        }
     }
 
     async fn act(self: Arc<Self>, inputs: Vec<Input>) {
         for input in inputs {
             // Nothing follows a refusal: what is behind a message that was not taken is not taken either.
-            if self.outbox.phase() != Phase::Open {
+            if self.has_ended() {
                 return;
             }
             match input {
@@ -143,24 +161,29 @@ impl Session {
                 Input::Event(Event::Message { kind, payload }) => self.publish(kind, payload).await,
                 Input::Event(Event::Ping(payload)) => self.send(&frame::pong(&payload)),
                 Input::Event(Event::Pong(_)) => {}
-                Input::Event(Event::Close { code, .. }) => self.close(CloseReason::ByClient(code)),
+                Input::Event(Event::Close { code, .. }) => {
+                    // Not before it is known what became of its messages: a refusal is told instead.
+                    self.all_settled().await;
+                    self.close(CloseReason::ByClient(code));
+                }
                 Input::Violation(violation) => self.close(CloseReason::Violation(violation)),
             }
         }
     }
 
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {
+        self.unsettled.fetch_add(1, Ordering::Relaxed);
         let id = Some(self.sessions.message_ids().next());
         let message = Message { id, target: Target::Broadcast, kind, payload };
         self.sessions.broker().publish(message, Receipt::to(self.clone())).await;
     }
 }
 
-/// All that `input` completes; a violation or a close is the last.
-fn parse(parser: &mut Parser, mut input: &[u8]) -> Vec<Input> {
+/// What the front of `input` completes, up to [`EVENTS_PER_TURN`]; a violation or a close is the last.
+fn parse(parser: &mut Parser, input: &mut &[u8]) -> Vec<Input> {
     let mut inputs = Vec::new();
-    loop {
-        match parser.next(&mut input) {
+    while inputs.len() < EVENTS_PER_TURN {
+        match parser.next(input) {
             Ok(Some(event)) => {
                 let last = matches!(event, Event::Close { .. });
                 inputs.push(Input::Event(event));
@@ -175,6 +198,7 @@ fn parse(parser: &mut Parser, mut input: &[u8]) -> Vec<Input> {
             }
         }
     }
+    inputs
 }
 
 fn is_keep_alive(payload: &[u8]) -> bool {

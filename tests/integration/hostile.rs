@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use warren::config::Config;
 
 use crate::support::bystanders::Bystanders;
+use crate::support::http::head;
 use crate::support::instance::{Instance, config};
 use crate::support::process::{Process, Warren};
 use crate::support::raw::wire::{self, ClientFrame, Length};
 use crate::support::raw::{Closing, Raw, handshake};
 use crate::support::resources::{memory_kib, open_files, processor_ticks};
-use crate::support::{eventually, sessions_become, within_deadline};
+use crate::support::{DEADLINE, eventually, sessions_become, within_deadline};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -379,6 +380,16 @@ async fn running_out_of_files_is_waited_out() {
     last_in_line.send(handshake(address)).await;
     assert_eq!(last_in_line.answer().await.status, 101);
     bystanders.talk_while(Raw::connect(address)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_and_never_reads_the_answers_is_cut_off() {
+    let instance = Instance::start(Config { handshake_timeout_ms: 200, ..config() }).await;
+    let mut greedy = Raw::tcp(instance.address).await;
+    let request = head(instance.address, "GET /", &[]);
+    // Until the server can write no more, and so reads no more.
+    let asking = async { while greedy.try_send(&request).await.is_ok() {} };
+    assert!(tokio::time::timeout(DEADLINE, asking).await.is_ok(), "the connection ends");
 }
 
 /// A server with a limit of open files.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
 use warren::config::Config;
 
 use crate::support::broker::{Cluster, PrivateNode};
@@ -13,7 +14,9 @@ use crate::support::client::{Client, get_json};
 use crate::support::eventually;
 use crate::support::instance::{Instance, config};
 use crate::support::load::{Recorder, Talker};
+use crate::support::process::Warren;
 use crate::support::proxy::Proxy;
+use crate::support::resources::threads;
 
 /// Close code of a session whose message was not accepted.
 const TRY_AGAIN_LATER: u16 = 1013;
@@ -264,6 +267,33 @@ async fn a_message_on_a_silent_wire_is_refused_in_time() {
     assert!(late.len() <= 1 && late.iter().all(|text| text == "not now"), "{late:?}");
     silent.send("and on").await;
     silent.receives(&["and on"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_bye_is_not_answered_before_it_is_known_what_became_of_the_message() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    let impatient = Config { publish_timeout_ms: 500, ..config() };
+    let instance = Instance::start(cluster.configure_through(&[&wire.url], impatient)).await;
+    instance.ready().await;
+    let mut sender = instance.connect().await;
+    wire.stall();
+    sender.send("in flight").await;
+    sender.send(Message::Close(None)).await;
+    sender.is_closed_with(TRY_AGAIN_LATER).await;
+}
+
+/// lapin's thread would wait for ever for a broker that accepts and says nothing: one thread and one file per try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_says_nothing_costs_no_more_with_each_try() {
+    let wire = Proxy::to(&Cluster::shared().url).await;
+    wire.stall();
+    let url = format!("{}?connection_timeout=100", wire.url);
+    let warren = Warren::serve(&["--log", "off"], &[("WARREN_BROKER", &url)]).await;
+    eventually("several tries", || async { wire.accepted() >= 4 }).await;
+    let threads = threads(warren.process.pid());
+    eventually("many tries", || async { wire.accepted() >= 14 }).await;
+    eventually("no more threads", || async { self::threads(warren.process.pid()) <= threads + 2 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

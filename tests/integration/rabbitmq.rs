@@ -1,13 +1,13 @@
 //! What only RabbitMQ has: other AMQP programs, what stands in the broker, and what it refuses.
 
 use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lapin::message::Delivery;
-use lapin::options::ExchangeDeclareOptions;
+use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use tokio_tungstenite::tungstenite::Message;
@@ -18,6 +18,7 @@ use warren::instance::InstanceName;
 use crate::support::broker::{Alien, Cluster, PrivateNode};
 use crate::support::client::get_json;
 use crate::support::instance::{Instance, config};
+use crate::support::load::Recorder;
 use crate::support::process::{Directory, Signal, Warren};
 use crate::support::{eventually, within_deadline};
 
@@ -66,8 +67,6 @@ async fn any_program_can_listen() {
     session.send(Message::binary(&b"\x00\xff"[..])).await;
     session.send("").await;
 
-    let (_, health) = get_json(instance.address, "/healthz").await;
-    let incarnation = health["incarnation"].as_str().expect("an incarnation");
     let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
     let mut ids = Vec::new();
     for (number, (body, content_type)) in [
@@ -83,7 +82,8 @@ async fn any_program_can_listen() {
         assert_eq!(data, body);
         assert_eq!(routing_key.as_str(), "");
         assert_eq!(properties.content_type().as_ref().map(|text| text.as_str()), Some(content_type));
-        assert_eq!(properties.app_id().as_ref().map(|text| text.as_str()), Some(incarnation));
+        let incarnation = properties.app_id().as_ref().expect("an incarnation").as_str();
+        assert!(incarnation.starts_with(&format!("{}@", instance.name)), "{incarnation}");
         assert!(properties.timestamp().is_some_and(|then_s| now_s.abs_diff(then_s) < 60), "{properties:?}");
         let headers = properties.headers().as_ref().expect("headers");
         let expected = AMQPValue::LongLongInt(number as i64 + 1);
@@ -164,6 +164,77 @@ async fn a_number_that_was_heard_is_not_delivered_again() {
     for session in &mut sessions {
         session.receives(&["a7", "b7", "a8", "a11 after a gap", "b8"]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invented_number_silences_nobody() {
+    let cluster = Cluster::shared();
+    let instance = Instance::join(config(), &cluster).await;
+    let alien = Alien::connect(&cluster.url).await;
+    let mut heard = alien.listen(&cluster.broadcast()).await;
+    let mut session = instance.connect().await;
+    session.send("first").await;
+    session.receives(&["first"]).await;
+    let Delivery { properties, .. } =
+        within_deadline("a delivery", heard.next()).await.expect("a consumer").expect("a delivery");
+    let mut headers = FieldTable::default();
+    headers.insert("x-warren-sequence".into(), AMQPValue::LongLongInt(i64::MAX));
+    alien.publish(&cluster.broadcast(), "", b"invented", properties.with_headers(headers)).await;
+    session.receives(&["invented"]).await;
+    session.send("second").await;
+    session.receives(&["second"]).await;
+}
+
+// --- what somebody deletes ----------------------------------------------------------------------------------------
+
+/// Deletes something of the first of two instances, and talks until everyone hears everyone again.
+async fn heals(delete: impl AsyncFnOnce(&Alien, &Cluster, &Instance)) {
+    let cluster = Cluster::shared();
+    let instances = two_instances(&cluster).await;
+    let listeners = join_all(instances.iter().map(async |instance| Recorder::start(instance.connect().await))).await;
+    delete(&Alien::connect(&cluster.url).await, &cluster, &instances[0]).await;
+    for (speaker, name) in instances.iter().zip(["first", "second"]) {
+        let said = AtomicU64::new(0);
+        let all_hear_one = || async {
+            // A client of its own for each word, since a refusal ends the session.
+            let number = said.fetch_add(1, Ordering::Relaxed) + 1;
+            speaker.connect().await.send(format!("{name} {number}")).await;
+            let [here, there] = [&listeners[0], &listeners[1]].map(|listener| listener.numbers_of(name));
+            here.iter().any(|number| there.contains(number))
+        };
+        eventually(&format!("everyone hears the {name}"), all_hear_one).await;
+        speaker.ready().await;
+    }
+    assert!(listeners.iter().all(Recorder::is_connected), "silent sessions stay");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_broadcast_exchange_is_made_again() {
+    heals(async |alien, cluster, _| {
+        let deleted =
+            alien.channel.exchange_delete(cluster.broadcast().as_str().into(), ExchangeDeleteOptions::default());
+        deleted.await.expect("deleted");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_exchange_of_an_instance_is_made_again() {
+    heals(async |alien, _, instance| {
+        let deleted = alien.channel.exchange_delete(instance.name.as_str().into(), ExchangeDeleteOptions::default());
+        deleted.await.expect("deleted");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_binding_is_made_again() {
+    heals(async |alien, cluster, instance| {
+        let (own, all) = (instance.name.as_str().into(), cluster.broadcast().as_str().into());
+        let options = ExchangeUnbindOptions::default();
+        alien.channel.exchange_unbind(own, all, "".into(), options, FieldTable::default()).await.expect("unbound");
+    })
+    .await;
 }
 
 // --- names --------------------------------------------------------------------------------------------------------

@@ -36,6 +36,21 @@ async fn who_has_the_answer_to_its_handshake_misses_nothing_that_is_said_then() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_before_a_client_vanished_is_heard() {
+    let instance = Instance::start(config()).await;
+    let mut other = instance.connect().await;
+    let mut client = Raw::connect(instance.address).await;
+    let texts: Vec<String> = (0..2_000).map(|number| number.to_string()).collect();
+    client.send(texts.iter().flat_map(|text| wire::text(text)).collect::<Vec<u8>>()).await;
+    // The echo of the first says that all of them, one small write, have arrived.
+    client.receives(&["0"]).await;
+    drop(client);
+    for text in &texts {
+        other.receives(&[text]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keep_alives_are_answered_where_that_is_asked_for() {
     let instance = Instance::start(Config { answer_keep_alive: true, ..config() }).await;
     let mut client = Raw::connect(instance.address).await;

@@ -1,23 +1,17 @@
-//! Connecting: endpoints tried in turn, TLS, and the pools that hold the connections.
+//! Connecting: endpoints tried in turn, and the pools that hold the connections.
 
 use std::fmt;
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_rs::traits::{Executor, Reactor, RuntimeKit};
-use async_rs::util::Task;
-use async_rs::{Runtime, Tokio};
+use async_rs::Runtime;
 use deadpool_lapin::{Manager, Object, Pool, PoolError};
-use futures_util::io::{AsyncRead, AsyncWrite};
-use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{ConnectionProperties, Error};
 
 use super::Settings;
 use super::link::Trouble;
+use super::transport::{Attempt, Kit, Tls};
 
 /// Time for one endpoint to let us in: TCP, TLS and the AMQP handshake. Its `connection_timeout` (in ms) replaces it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One node of the broker.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// The URI as it may be shown: without its password.
+    /// As it may be shown to anyone, in `readyz` too: without user and password.
     shown: String,
     uri: AMQPUri,
     /// PEM of the authorities to trust beside the system's, for `amqps`.
@@ -52,10 +46,10 @@ impl Endpoint {
         Ok(Endpoint { shown, uri, ca_pem })
     }
 
-    fn pool(&self, name: &str) -> Pool {
+    fn pool(&self, name: &str, attempt: Attempt) -> Pool {
         let name = name.to_owned();
         let properties = move || ConnectionProperties::default().with_connection_name(name.as_str().into());
-        let kit = Kit { tokio: Tokio::current(), tls: self.tls() };
+        let kit = Kit::new(self.tls(), attempt);
         // TLS, where wanted, is done by the kit beneath lapin: the pool's manager has no way to hand it a CA.
         let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..self.uri.clone() };
         Pool::builder(Manager::new(address(&plain), properties, Runtime::new(kit)))
@@ -108,29 +102,38 @@ impl fmt::Display for Endpoint {
 
 /// The nodes of the broker, and one pooled connection to one of them.
 pub struct Endpoints {
-    pools: Vec<(Endpoint, Pool)>,
+    pools: Vec<EndpointPool>,
     /// Which is tried first: the one that served last, or the one behind it that failed last.
     next: usize,
+}
+
+struct EndpointPool {
+    endpoint: Endpoint,
+    pool: Pool,
+    attempt: Attempt,
 }
 
 impl Endpoints {
     pub fn new(settings: &Settings, role: &str) -> Endpoints {
         let name = format!("warren {} {role}", settings.incarnation.name());
-        let pools = settings.endpoints.iter().map(|endpoint| (endpoint.clone(), endpoint.pool(&name))).collect();
-        Endpoints { pools, next: 0 }
+        let pools = settings.endpoints.iter().map(|endpoint| {
+            let attempt = Attempt::default();
+            EndpointPool { pool: endpoint.pool(&name, attempt.clone()), endpoint: endpoint.clone(), attempt }
+        });
+        Endpoints { pools: pools.collect(), next: 0 }
     }
 
     /// A connection to the first endpoint that lets us in. If none does, the trouble with each.
     pub async fn connect(&mut self) -> Result<Object, Trouble> {
         let mut troubles = Vec::new();
         for _ in 0..self.pools.len() {
-            let (endpoint, pool) = &self.pools[self.next];
-            match Self::connect_to(pool, endpoint.connect_timeout()).await {
+            let pool = &self.pools[self.next];
+            match pool.connect().await {
                 Ok(connection) => {
-                    log::debug!("connected to {endpoint}");
+                    log::debug!("connected to {}", pool.endpoint);
                     return Ok(connection);
                 }
-                Err(trouble) => troubles.push(trouble.at(endpoint)),
+                Err(trouble) => troubles.push(trouble.at(&pool.endpoint)),
             }
             self.skip();
         }
@@ -141,14 +144,39 @@ impl Endpoints {
     pub fn skip(&mut self) {
         self.next = (self.next + 1) % self.pools.len();
     }
+}
 
-    async fn connect_to(pool: &Pool, timeout: Duration) -> Result<Object, Trouble> {
-        match tokio::time::timeout(timeout, pool.get()).await {
-            Ok(Ok(connection)) => Ok(connection),
+impl EndpointPool {
+    async fn connect(&self) -> Result<Object, Trouble> {
+        let timeout = self.endpoint.connect_timeout();
+        // Also when this future is dropped: lapin's thread would wait for the broker for ever.
+        let abandon = Abandon(&self.attempt);
+        let connected = tokio::time::timeout(timeout, self.pool.get()).await;
+        match connected {
+            Ok(Ok(connection)) => {
+                abandon.not();
+                Ok(connection)
+            }
             Ok(Err(PoolError::Backend(error))) => Err(error.into()),
             Ok(Err(error)) => Err(Trouble::passing(error.to_string())),
             Err(_) => Err(Trouble::passing(format!("no answer within {} ms", timeout.as_millis()))),
         }
+    }
+}
+
+/// Gives an attempt up when dropped.
+struct Abandon<'a>(&'a Attempt);
+
+impl Abandon<'_> {
+    /// The attempt has succeeded.
+    fn not(self) {
+        self.0.succeeded();
+    }
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 
@@ -158,73 +186,4 @@ pub async fn discard(connection: Object) {
     let closing = connection.close(200, "done".into());
     // A dead connection needs no good-bye, and a blocked one hears none.
     let _: Result<Result<(), Error>, _> = tokio::time::timeout(Duration::from_secs(1), closing).await;
-}
-
-#[derive(Clone, Debug)]
-struct Tls {
-    host: String,
-    ca_pem: Option<String>,
-}
-
-/// tokio as lapin's runtime, with TLS on the connections it makes where it is wanted.
-#[derive(Clone, Debug)]
-struct Kit {
-    tokio: Tokio,
-    tls: Option<Tls>,
-}
-
-impl RuntimeKit for Kit {}
-
-impl Executor for Kit {
-    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
-
-    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
-        self.tokio.block_on(future)
-    }
-
-    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, future: F) -> Task<Self::Task<T>> {
-        self.tokio.spawn(future)
-    }
-
-    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(&self, work: F) -> Task<Self::Task<T>> {
-        self.tokio.spawn_blocking(work)
-    }
-}
-
-impl Reactor for Kit {
-    type TcpStream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
-    type Sleep = <Tokio as Reactor>::Sleep;
-
-    /// lapin registers no sockets of ours; it asks for connections.
-    fn register<H: io::Read + io::Write + Send + 'static>(
-        &self,
-        _: H,
-    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-        Err::<Self::TcpStream, _>(io::ErrorKind::Unsupported.into())
-    }
-
-    fn sleep(&self, duration: Duration) -> Self::Sleep {
-        self.tokio.sleep(duration)
-    }
-
-    fn interval(&self, period: Duration) -> impl futures_util::Stream<Item = Instant> + Send + 'static {
-        self.tokio.interval(period)
-    }
-
-    fn tcp_connect_addr(
-        &self,
-        address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        let (runtime, tls) = (Runtime::new(self.tokio.clone()), self.tls.clone());
-        async move {
-            let stream = AsyncTcpStream::connect(&runtime, address).await?;
-            match tls {
-                None => Ok(stream),
-                Some(Tls { host, ca_pem }) => {
-                    let config = OwnedTLSConfig { identity: None, cert_chain: ca_pem };
-                    stream.into_tls(&host, config.as_ref()).await
-                }
-            }
-        }
-    }
 }

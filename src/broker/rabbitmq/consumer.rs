@@ -1,6 +1,7 @@
 //! The way from the broker: attach, take what comes, hand it on in batches, acknowledge; attach anew when it breaks.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_lapin::Object;
@@ -9,15 +10,15 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Event};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Settings;
 use super::connection::{Endpoints, discard};
 use super::envelope;
 use super::link::{Side, Trouble};
 use super::sequence::{Place, Tracker};
-use super::topology::{self, Failure, NameTaken, Names};
+use super::topology::{self, Failure, NameTaken, Names, Standing};
 use crate::message::Message;
 
 /// Messages that the broker sends ahead of our acks. Measured: no faster above. A slow instance holds no more; at worst
@@ -27,6 +28,10 @@ const PREFETCH: u16 = 300;
 /// Acks are sent for this many at once, or once a second; so they cost about 8 % against no acks at all.
 const ACK_EVERY: u64 = 100;
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Somebody may delete an exchange or a binding beneath us, and nothing tells: so they are made again this often
+/// (four calls that change nothing where all is well), and at once when a message of ours comes back unroutable.
+const RESTORE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a new instance waits for its name to become free: the broker may not have noticed yet that the run
 /// before it is gone.
@@ -43,6 +48,8 @@ pub struct Consumer {
     missing: Tally,
     oversized: Tally,
     attached_once: bool,
+    /// A message of ours found nobody bound to receive it, not even us.
+    unroutable: Arc<Notify>,
 }
 
 impl Consumer {
@@ -52,6 +59,7 @@ impl Consumer {
         settings: &Settings,
         deliveries: mpsc::Sender<Vec<Message>>,
         side: Side,
+        unroutable: Arc<Notify>,
     ) -> Consumer {
         Consumer {
             endpoints,
@@ -64,6 +72,7 @@ impl Consumer {
             missing: Tally::new("messages of other instances are missing"),
             oversized: Tally::new("dropped messages of more than --message-bytes-max"),
             attached_once: false,
+            unroutable,
         }
     }
 
@@ -102,14 +111,14 @@ impl Consumer {
     /// Attaches and consumes; ends only by a failure.
     async fn serve(&mut self, connection: &Object) -> Failure {
         match self.attach(connection).await {
-            Ok((channel, deliveries)) => {
+            Ok((standing, deliveries)) => {
                 // Not sooner: a refusal that attaching copes with (a left-over exchange) is an event as well.
                 let mut events = std::pin::pin!(connection.events_listener());
                 self.attached_once = true;
                 self.side.up();
-                match self.consume(&channel, deliveries, &mut events).await {
+                match self.consume(&standing, deliveries, &mut events).await {
                     Ok(never) => match never {},
-                    Err(trouble) => Failure::Trouble(trouble),
+                    Err(failure) => failure,
                 }
             }
             Err(failure) => {
@@ -120,26 +129,29 @@ impl Consumer {
         }
     }
 
-    async fn attach(&self, connection: &Object) -> Result<(Channel, lapin::Consumer), Failure> {
-        let (channel, queue) = topology::declare(connection, &self.names, self.queue_bytes_max).await?;
+    async fn attach<'a>(&self, connection: &'a Object) -> Result<(Standing<'a>, lapin::Consumer), Failure> {
+        let standing = topology::declare(connection, &self.names, self.queue_bytes_max).await?;
+        let channel = &standing.channel;
         // Per consumer, not `global`, which RabbitMQ 4 has dropped.
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         // With acks: `no_ack` would ignore the prefetch and pile everything up in this process.
         let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
+        let queue = standing.queue.clone();
         let deliveries = channel.basic_consume(queue, "warren".into(), options, FieldTable::default()).await?;
-        Ok((channel, deliveries))
+        Ok((standing, deliveries))
     }
 
     async fn consume(
         &mut self,
-        channel: &Channel,
+        standing: &Standing<'_>,
         deliveries: lapin::Consumer,
         events: &mut (impl Stream<Item = Event> + Unpin),
-    ) -> Result<Infallible, Trouble> {
+    ) -> Result<Infallible, Failure> {
         let mut batches = deliveries.ready_chunks(PREFETCH.into());
-        let mut acks = Acks::new(channel);
-        let mut ack_due = tokio::time::interval(ACK_INTERVAL);
-        ack_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut acks = Acks::new(&standing.channel);
+        let mut ack_due = interval(ACK_INTERVAL);
+        let mut restore_due = interval(RESTORE_INTERVAL);
+        let unroutable = self.unroutable.clone();
         loop {
             tokio::select! {
                 batch = batches.next() => {
@@ -148,10 +160,12 @@ impl Consumer {
                     acks.taken(last_tag).await?;
                 }
                 _ = ack_due.tick() => acks.send().await?,
+                _ = restore_due.tick() => standing.restore(&self.names).await?,
+                () = unroutable.notified() => standing.restore(&self.names).await?,
                 event = events.next() => match event {
                     Some(Event::Error(error)) => return Err(error.into()),
                     Some(_) => {}
-                    None => return Err(Trouble::passing("the connection ended")),
+                    None => return Err(Trouble::passing("the connection ended").into()),
                 },
             }
         }
@@ -182,7 +196,7 @@ impl Consumer {
         let (message, origin) = envelope::open(delivery, &self.names);
         if let Some(origin) = origin {
             match self.tracker.place(origin.incarnation.as_str(), &message.target, origin.number) {
-                Place::Expected => {}
+                Place::Expected | Place::Implausible => {}
                 Place::AfterGap(missing) => self.missing.count(missing),
                 Place::Double => return None,
             }
@@ -193,6 +207,13 @@ impl Consumer {
         }
         Some(message)
     }
+}
+
+/// Ticks that are late are not made up for.
+fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// Something that should not happen, counted, and logged at most once a second: others decide how often it does.

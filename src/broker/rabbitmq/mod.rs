@@ -13,12 +13,13 @@ mod link;
 mod publisher;
 mod sequence;
 mod topology;
+mod transport;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use connection::{Endpoint, InvalidEndpoint};
@@ -73,12 +74,14 @@ impl RabbitMq {
         let down = Link { kind: "rabbitmq", publishing: LinkState::Connecting, consuming: LinkState::Connecting };
         let link = watch::Sender::new(down);
         let names = Names::new(&settings.prefix, &settings.incarnation);
+        let unroutable = Arc::new(Notify::new());
         let publisher = Publisher::new(
             Endpoints::new(&settings, "publishing"),
             names.clone(),
             &settings,
             orders_in,
             Side::publishing(link.clone()),
+            unroutable.clone(),
         );
         let consumer = Consumer::new(
             Endpoints::new(&settings, "consuming"),
@@ -86,6 +89,7 @@ impl RabbitMq {
             &settings,
             deliveries,
             Side::consuming(link.clone()),
+            unroutable,
         );
         let broker = RabbitMq {
             orders,

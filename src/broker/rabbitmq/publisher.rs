@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use deadpool_lapin::Object;
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Event, PublisherConfirm};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::Settings;
@@ -45,6 +46,7 @@ impl Publisher {
         settings: &Settings,
         orders: mpsc::Receiver<Order>,
         side: Side,
+        unroutable: Arc<Notify>,
     ) -> Publisher {
         let link = PublishingLink {
             names,
@@ -54,6 +56,7 @@ impl Publisher {
             numbers: Numbers::default(),
             side,
             blocked: false,
+            unroutable,
         };
         Publisher { endpoints, intake: Intake { orders, stopping: false }, link }
     }
@@ -148,6 +151,8 @@ struct PublishingLink {
     side: Side,
     /// The broker reads nothing from us: publishes hang without an error.
     blocked: bool,
+    /// Told when a message came back that nobody was bound to receive.
+    unroutable: Arc<Notify>,
 }
 
 impl PublishingLink {
@@ -168,7 +173,7 @@ impl PublishingLink {
             tokio::select! {
                 biased;
                 event = events.next() => self.note(event)?,
-                settled = poll_fn(|cx| poll_settle(cx, &mut outstanding)) => settled?,
+                settled = poll_fn(|cx| poll_settle(cx, &mut outstanding, &self.unroutable)) => settled?,
                 order = intake.next(), if takes_more => match order {
                     Some((_, receipt)) if self.blocked => receipt.settle(Err(NotAccepted::Blocked)),
                     Some((message, receipt)) => {
@@ -245,14 +250,21 @@ impl PublishingLink {
 
 /// Settles the oldest outstanding messages whose outcome is known; pending if there is none. The broker mostly
 /// confirms in order; one confirmed early waits for those before it.
-fn poll_settle(cx: &mut Context<'_>, outstanding: &mut VecDeque<Outstanding>) -> Poll<Result<(), Trouble>> {
+fn poll_settle(
+    cx: &mut Context<'_>,
+    outstanding: &mut VecDeque<Outstanding>,
+    unroutable: &Notify,
+) -> Poll<Result<(), Trouble>> {
     let mut settled_any = false;
     while let Some(front) = outstanding.front_mut() {
         let Poll::Ready(confirmation) = front.confirm.poll_unpin(cx) else { break };
         let receipt = outstanding.pop_front().map(|front| front.receipt);
         let outcome = match confirmation {
             Ok(Confirmation::Ack(None)) => Ok(()),
-            Ok(Confirmation::Ack(Some(_returned))) => Err(NotAccepted::Unroutable),
+            Ok(Confirmation::Ack(Some(_returned))) => {
+                unroutable.notify_one();
+                Err(NotAccepted::Unroutable)
+            }
             Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(NotAccepted::Refused),
             Err(error) => return Poll::Ready(Err(error.into())),
         };

@@ -7,6 +7,10 @@ use crate::message::Target;
 /// Pairs of publisher and route that a receiver remembers; past it the one unheard for longest is forgotten.
 const ROUTES_MAX: usize = 10_000;
 
+/// A jump of more than this is nobody's loss but somebody's invention: a program that writes numbers of its own under an
+/// instance's name must not make all that follows look like doubles.
+const GAP_MAX: u64 = 1 << 20;
+
 /// The publisher's side: the next number of each route, from 1.
 #[derive(Debug, Default)]
 pub struct Numbers {
@@ -37,6 +41,8 @@ pub enum Place {
     AfterGap(u64),
     /// It was here before.
     Double,
+    /// No number that this publisher can have reached; it says nothing.
+    Implausible,
 }
 
 /// The receiver's side.
@@ -68,6 +74,9 @@ impl Tracker {
             return Place::Double;
         }
         let missing = number - last.number - 1;
+        if missing > GAP_MAX {
+            return Place::Implausible;
+        }
         *last = Heard { number, at };
         if missing == 0 { Place::Expected } else { Place::AfterGap(missing) }
     }
@@ -119,6 +128,14 @@ mod tests {
         assert_eq!(place(40), Place::Double);
         assert_eq!(place(45), Place::AfterGap(2));
         assert_eq!(place(46), Place::Expected);
+    }
+
+    #[test]
+    fn an_invented_number_does_not_move_the_baseline() {
+        let mut tracker = Tracker::default();
+        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        assert_eq!([place(41), place(u64::MAX), place(42)], [Place::Expected, Place::Implausible, Place::Expected]);
+        assert_eq!([place(43 + GAP_MAX), place(43)], [Place::AfterGap(GAP_MAX), Place::Double]);
     }
 
     #[test]

@@ -56,6 +56,12 @@ pub enum Failure {
     Trouble(Trouble),
 }
 
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Failure {
+        Failure::Trouble(trouble)
+    }
+}
+
 impl From<lapin::Error> for Failure {
     fn from(error: lapin::Error) -> Failure {
         Failure::Trouble(error.into())
@@ -70,34 +76,48 @@ pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lap
     channel.exchange_declare(names.direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await
 }
 
-/// Declares and binds all that the instance consumes from; the answer is a channel on which it stands, and the name
-/// of the queue.
-pub async fn declare(
-    connection: &Object,
-    names: &Names,
-    queue_bytes_max: u64,
-) -> Result<(Channel, ShortString), Failure> {
+/// What stands for this instance, and the channel on which it was declared.
+pub struct Standing<'a> {
+    connection: &'a Object,
+    pub channel: Channel,
+    /// The queue's name, given by the server.
+    pub queue: ShortString,
+}
+
+/// Declares and binds all that the instance consumes from.
+pub async fn declare<'a>(connection: &'a Object, names: &Names, queue_bytes_max: u64) -> Result<Standing<'a>, Failure> {
     let channel = own_exchange(connection, names).await?;
     let queue = own_queue(&channel, queue_bytes_max).await?;
+    let standing = Standing { connection, channel, queue };
     // The queue first: until it is bound nothing would remove the exchange if this instance died.
-    channel
-        .queue_bind(
-            queue.clone(),
-            names.instance.clone(),
-            "".into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
+    standing.bind_queue(names).await?;
     confirm_own_exchange(connection, names).await?;
-    declare_cluster(&channel, names).await?;
-    let bind = async |source: &ShortString, key: ShortString| {
-        let options = ExchangeBindOptions::default();
-        channel.exchange_bind(names.instance.clone(), source.clone(), key, options, FieldTable::default()).await
-    };
-    bind(&names.broadcast, "".into()).await?;
-    bind(&names.direct, names.instance.clone()).await?;
-    Ok((channel, queue))
+    standing.bind_exchange(names).await?;
+    Ok(standing)
+}
+
+impl Standing<'_> {
+    /// Makes again what somebody may have deleted.
+    pub async fn restore(&self, names: &Names) -> Result<(), Failure> {
+        confirm_own_exchange(self.connection, names).await?;
+        self.bind_queue(names).await?;
+        Ok(self.bind_exchange(names).await?)
+    }
+
+    async fn bind_queue(&self, names: &Names) -> Result<(), lapin::Error> {
+        let (queue, options) = (self.queue.clone(), QueueBindOptions::default());
+        self.channel.queue_bind(queue, names.instance.clone(), "".into(), options, FieldTable::default()).await
+    }
+
+    /// Binds the instance's exchange from the cluster's.
+    async fn bind_exchange(&self, names: &Names) -> Result<(), lapin::Error> {
+        declare_cluster(&self.channel, names).await?;
+        for (source, key) in [(&names.broadcast, "".into()), (&names.direct, names.instance.clone())] {
+            let (own, options) = (names.instance.clone(), ExchangeBindOptions::default());
+            self.channel.exchange_bind(own, source.clone(), key, options, FieldTable::default()).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Declares the instance's exchange, auto-delete (it goes with its last queue) and not durable (it means nothing

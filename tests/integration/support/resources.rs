@@ -5,6 +5,11 @@ pub fn open_files(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a living process").count()
 }
 
+/// Threads of the process.
+pub fn threads(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process").count()
+}
+
 /// Memory in use, in KiB.
 pub fn memory_kib(pid: i32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
