@@ -235,10 +235,10 @@ async fn a_password_is_shown_nowhere_while_it_runs() {
         let env = [("WARREN_BROKER", uri.as_str()), ("WARREN_LOG", log)];
         let mut warren = Warren::serve(&[], &env).await;
         let line = warren.process.reports("broker link (consuming) down").await;
-        assert!(line.contains(&format!("amqp://ann:***@{host}")), "it is told which broker: {line}");
+        assert!(line.contains(host) && !line.contains("ann"), "it is told which broker, and not as whom: {line}");
         let (status, readiness) = get_json(warren.address, "/readyz").await;
         assert_eq!(status, 503, "{readiness}");
-        assert!(readiness.to_string().contains("ann:***@"), "{readiness}");
+        assert!(!readiness.to_string().contains("ann"), "{readiness}");
         assert_hidden(PASSWORD, &readiness.to_string());
         warren.process.signal(Signal::TERM);
         let ended = warren.process.ended().await;
@@ -377,7 +377,7 @@ async fn a_broker_that_is_down_is_told_and_waited_for() {
     let mut warren = Warren::serve(&["--broker", &uri], &[]).await;
     for side in ["publishing", "consuming"] {
         let line = warren.process.reports(&format!("broker link ({side}) down")).await;
-        assert!(line.contains(" WARN ") && line.contains(&uri) && line.contains("refused"), "{line}");
+        assert!(line.contains(" WARN ") && line.contains(uri.trim_start_matches("amqp://")) && line.contains("refused"), "{line}");
     }
     let (status, readiness) = get_json(warren.address, "/readyz").await;
     assert_eq!((status, &readiness["status"]), (503, &"broker_unavailable".into()), "{readiness}");
