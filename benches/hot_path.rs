@@ -8,11 +8,12 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tokio::sync::mpsc;
-use warren::hub::{Hub, Listener, Membership, Seat};
+use warren::hub::{Batching, Frames, Hub, Listener, Membership, Seat};
 use warren::instance::InstanceName;
 use warren::message::{Message, PayloadKind, Target};
 use warren::outbox::{Outbox, Socket};
@@ -67,7 +68,9 @@ fn fan_out(criterion: &mut Criterion) {
     let join = |_| hub.join(Arc::new(Ear { heard: heard.clone(), ..Ear::default() }));
     let memberships: Vec<Membership> = (0..LISTENERS).map(join).collect();
     let (deliveries, delivered) = mpsc::channel(16);
-    runtime.spawn(hub.clone().run(InstanceName::parse("a_1").expect("a name"), delivered));
+    let own = InstanceName::parse("a_1").expect("a name");
+    let batching = Batching { own, compression_bytes_min: 1024, coalesce: Duration::ZERO };
+    runtime.spawn(hub.clone().run(batching, delivered));
     let payload = Bytes::from(vec![b'x'; 128]);
     let mut group = criterion.benchmark_group("hub");
     group.throughput(Throughput::Elements(LISTENERS as u64));
@@ -111,8 +114,8 @@ struct Ear {
 }
 
 impl Listener for Ear {
-    fn deliver(&self, frames: &Bytes) {
-        black_box(self.outbox.send(&Stub, frames, OUTBOX_BYTES_MAX));
+    fn deliver(&self, frames: &Frames) {
+        black_box(self.outbox.send(&Stub, frames.plain(), OUTBOX_BYTES_MAX));
         self.heard.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -15,7 +15,7 @@ use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings};
 use crate::broker::{Broker, DELIVERIES_WAITING_MAX};
 use crate::config::{BrokerChoice, BrokerUri, Config};
 use crate::http::{Listener, Site};
-use crate::hub::Hub;
+use crate::hub::{Batching, Hub};
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{Message, MessageIds};
 use crate::open_files;
@@ -97,9 +97,15 @@ impl App {
             link: broker.link(),
             allowed_origins: self.config.allowed_origins.clone(),
             trusted_proxies: self.config.trusted_proxies.clone(),
+            compression: self.config.compression,
             handshake_timeout: Duration::from_millis(self.config.handshake_timeout_ms),
         });
-        let fan_out = tokio::spawn(hub.run(self.incarnation.name().clone(), delivered));
+        let batching = Batching {
+            own: self.incarnation.name().clone(),
+            compression_bytes_min: self.config.compression_bytes_min,
+            coalesce: Duration::from_millis(self.config.coalesce_ms),
+        };
+        let fan_out = tokio::spawn(hub.run(batching, delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
         let mut serving = self.listener.serve(site).context("cannot start the HTTP thread")?;
         let outcome = tokio::select! {

@@ -152,6 +152,23 @@ options! {
             help: "Time for a client to answer the close frame before its connection is cut.",
             reason: "Several round trips on a poor line; a client that is gone must not delay more than that.",
         }
+        compression: bool = switch() => {
+            default: "true",
+            help: "Compress messages for clients that offer it (permessage-deflate, RFC 7692), and take compressed ones.",
+            reason: "Each message is compressed once for all of them, so that it costs little more with many clients \
+                     than with one, and JSON takes a third of the bytes. Without such a client nothing is compressed.",
+        }
+        compression_bytes_min: usize = bytes(1..=16 * MIB) => {
+            default: "1 KiB",
+            help: "Smallest message that is compressed.",
+            reason: "Below it the gain is less than the work: the message fits one packet either way.",
+        }
+        coalesce_ms: u64 = number("MS", 0..=1000) => {
+            default: "0",
+            help: "How long a message waits for others, to go to every session in one write with them; 0: not at all.",
+            reason: "What is ready at the same time goes together anyway. Where many small messages come all the time, \
+                     a few milliseconds of delay save most of the writes, and those are most of the work.",
+        }
         answer_keep_alive: bool = switch() => {
             default: "false",
             help: "Answer the texts ping and keep-alive with the text pong. They are never broadcast either way.",

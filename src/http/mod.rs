@@ -31,6 +31,8 @@ pub struct Site {
     pub allowed_origins: AllowedOrigins,
     /// Whose `X-Forwarded-For` counts.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether sessions may compress messages.
+    pub compression: bool,
     /// Time for a request's head, from the accept or the previous answer.
     pub handshake_timeout: Duration,
 }

@@ -11,13 +11,15 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use warp::http::header::{
-    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use warp::http::{HeaderMap, HeaderName, Response as HttpResponse, StatusCode};
 use warp::reply::Response;
 use warp::{Reply, http};
 
 use super::{Site, origin};
+use crate::protocol::extensions::{Malformed, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
 use crate::session::Opening;
 
@@ -30,6 +32,7 @@ enum Refusal {
     NotAnUpgrade,
     UnknownVersion,
     BadKey,
+    BadExtensions,
     ForeignOrigin,
     Full,
 }
@@ -41,19 +44,22 @@ pub fn answer(site: &Arc<Site>, headers: &HeaderMap, on_upgrade: Option<OnUpgrad
         if !origin::may_connect(&site.allowed_origins, headers) {
             return Err(Refusal::ForeignOrigin);
         }
+        let extension = if site.compression { extension(headers)? } else { None };
         let permit = site.sessions.admit().ok_or(Refusal::Full)?;
-        Ok((key, on_upgrade, permit))
+        Ok((key, extension, on_upgrade, permit))
     });
     match accepted {
-        Ok((key, on_upgrade, permit)) => {
-            tokio::spawn(take_over(site.sessions.open(permit), on_upgrade, client));
-            HttpResponse::builder()
+        Ok((key, extension, on_upgrade, permit)) => {
+            tokio::spawn(take_over(site.sessions.open(permit, extension.is_some()), on_upgrade, client));
+            let mut response = HttpResponse::builder()
                 .status(StatusCode::SWITCHING_PROTOCOLS)
                 .header(UPGRADE, "websocket")
                 .header(CONNECTION, "Upgrade")
-                .header(SEC_WEBSOCKET_ACCEPT, accept_key(key))
-                .body("")
-                .into_response()
+                .header(SEC_WEBSOCKET_ACCEPT, accept_key(key));
+            if let Some(extension) = extension {
+                response = response.header(SEC_WEBSOCKET_EXTENSIONS, extension);
+            }
+            response.body("").into_response()
         }
         Err(refusal) => {
             log::debug!("{client}: no session: {refusal:?}");
@@ -75,6 +81,13 @@ fn check(headers: &HeaderMap) -> Result<&str, Refusal> {
         (Some(key), None) if is_valid_key(key) => Ok(key),
         _ => Err(Refusal::BadKey),
     }
+}
+
+/// What the client's offers of extensions are answered.
+fn extension(headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
+    let lines = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(|line| line.to_str().map_err(|_| Malformed));
+    let lines = lines.collect::<Result<Vec<_>, _>>();
+    lines.and_then(negotiate).map_err(|Malformed| Refusal::BadExtensions)
 }
 
 /// Whether a comma-separated header names `token`, in any case.
@@ -101,6 +114,9 @@ impl Reply for Refusal {
             Refusal::BadKey => {
                 refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be one base64 value of 16 bytes.\n")
             }
+            Refusal::BadExtensions => {
+                refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Extensions must be a list of extensions (RFC 6455).\n")
+            }
             Refusal::ForeignOrigin => {
                 refuse(StatusCode::FORBIDDEN, "Pages of this origin may not connect (--allowed-origins).\n")
             }
@@ -120,7 +136,7 @@ impl Reply for Refusal {
             Refusal::Full => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
-            Refusal::BadKey | Refusal::ForeignOrigin => {}
+            Refusal::BadKey | Refusal::BadExtensions | Refusal::ForeignOrigin => {}
         }
         response
     }

@@ -10,12 +10,21 @@ use crate::topic::Topic;
 #[derive(Default)]
 struct Ear {
     heard: Mutex<Vec<u8>>,
+    /// When it was handed something.
+    times: Mutex<Vec<Instant>>,
+    inflates: bool,
     seat: Seat,
 }
 
 impl Listener for Ear {
-    fn deliver(&self, frames: &Bytes) {
+    fn deliver(&self, frames: &Frames) {
+        let frames = if self.inflates { frames.deflated() } else { frames.plain() };
         self.heard.lock().unwrap().extend_from_slice(frames);
+        self.times.lock().unwrap().push(Instant::now());
+    }
+
+    fn inflates(&self) -> bool {
+        self.inflates
     }
 
     fn seat(&self) -> &Seat {
@@ -30,14 +39,26 @@ impl Ear {
         frames.chunks(3).map(|frame| char::from(frame[2])).collect()
     }
 
+    fn bytes(&self) -> usize {
+        self.heard.lock().unwrap().len()
+    }
+
     async fn hears(&self, expected: &str) {
+        let heard = self.becomes(|ear| ear.text() == expected).await;
+        assert!(heard, "heard {:?}, not {expected:?}", self.text());
+    }
+
+    async fn hears_something(&self) {
+        assert!(self.becomes(|ear| ear.bytes() > 0).await, "nothing was heard");
+    }
+
+    async fn becomes(&self, condition: impl Fn(&Ear) -> bool) -> bool {
         let waiting = async {
-            while self.text() != expected {
+            while !condition(self) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let heard = tokio::time::timeout(Duration::from_secs(5), waiting).await;
-        assert!(heard.is_ok(), "heard {:?}, not {expected:?}", self.text());
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.is_ok()
     }
 }
 
@@ -50,9 +71,14 @@ fn message(target: Target, text: &'static str) -> Message {
 }
 
 fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {
+    start_with(Duration::ZERO)
+}
+
+fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Vec<Message>>) {
     let hub = Hub::start(2);
     let (deliveries, delivered) = mpsc::channel(4);
-    tokio::spawn(hub.clone().run(own(), delivered));
+    let batching = Batching { own: own(), compression_bytes_min: 100, coalesce };
+    tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }
 
@@ -102,4 +128,81 @@ async fn topics_and_other_instances_do_not_reach_plain_listeners() {
     let batch = [(topic, "x"), (other, "y"), (Target::Instance(own()), "o"), (Target::Broadcast, "b")];
     deliveries.send(batch.map(|(target, text)| message(target, text)).to_vec()).await.unwrap();
     ear.hears("ob").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_message_waits_for_more_as_long_as_it_may() {
+    let (hub, deliveries) = start_with(Duration::from_millis(50));
+    let ear: Arc<Ear> = Arc::default();
+    let _membership = hub.join(ear.clone());
+    let began = Instant::now();
+    let mut expected = String::new();
+    for text in ["a", "b", "c"] {
+        deliveries.send(vec![message(Target::Broadcast, text)]).await.unwrap();
+        expected += text;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ear.hears(&expected).await;
+    deliveries.send(vec![message(Target::Broadcast, "d")]).await.unwrap();
+    ear.hears("abcd").await;
+    let times: Vec<u128> = ear.times.lock().unwrap().iter().map(|time| (*time - began).as_millis()).collect();
+    assert_eq!(times.len(), 2, "one write for the first three");
+    assert!((50..=51).contains(&times[0]) && (110..=112).contains(&times[1]), "{times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_does_not_wait_and_no_batch_waits_unless_asked() {
+    let long = vec![message(Target::Broadcast, Box::leak("x".repeat(1000).into_boxed_str())); 66];
+    for (coalesce_ms, sent) in [(1000, long.clone()), (0, long), (0, vec![message(Target::Broadcast, "a")])] {
+        let (hub, deliveries) = start_with(Duration::from_millis(coalesce_ms));
+        let ear: Arc<Ear> = Arc::default();
+        let _membership = hub.join(ear.clone());
+        let began = Instant::now();
+        deliveries.send(sent).await.unwrap();
+        ear.hears_something().await;
+        assert_eq!(ear.times.lock().unwrap()[0], began);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_kept_once_until_something_in_it_is_compressed() {
+    let long: &str = Box::leak("long ".repeat(100).into_boxed_str());
+    let mut batch = Batch::new(own(), 100);
+    batch.add(&message(Target::Broadcast, "short"), true);
+    batch.add(&message(Target::Broadcast, long), false);
+    let frames = batch.take();
+    assert_eq!(frames.plain().as_ptr(), frames.deflated().as_ptr());
+
+    for text in ["a", long, "b"] {
+        batch.add(&message(Target::Broadcast, text), true);
+    }
+    let mixed = batch.take();
+    let (plain, deflated) = (mixed.plain(), mixed.deflated());
+    assert!(deflated.len() < plain.len() / 5, "{} of {}", deflated.len(), plain.len());
+    assert_eq!((&deflated[..3], &deflated[deflated.len() - 3..]), (&b"\x81\x01a"[..], &b"\x81\x01b"[..]));
+    assert_eq!(deflated[3], 0xC1, "compressed text");
+
+    let joined = Frames::join(&[frames.clone(), mixed.clone(), frames.clone()]);
+    assert_eq!(joined.plain(), &[&frames.plain()[..], plain, frames.plain()].concat());
+    assert_eq!(joined.deflated(), &[&frames.plain()[..], deflated, frames.plain()].concat());
+    let same = Frames::join(&[frames.clone(), frames]);
+    assert_eq!(same.plain().as_ptr(), same.deflated().as_ptr());
+}
+
+#[tokio::test]
+async fn messages_are_compressed_while_someone_inflates() {
+    let (hub, deliveries) = start();
+    let long = || vec![message(Target::Broadcast, Box::leak("long ".repeat(100).into_boxed_str()))];
+    let plain: Arc<Ear> = Arc::default();
+    let inflating = Arc::new(Ear { inflates: true, ..Ear::default() });
+    let _membership = hub.join(plain.clone());
+    let membership = hub.join(inflating.clone());
+    deliveries.send(long()).await.unwrap();
+    for ear in [&plain, &inflating] {
+        ear.hears_something().await;
+    }
+    assert!(inflating.bytes() < plain.bytes() / 5, "{} of {}", inflating.bytes(), plain.bytes());
+    assert_eq!(hub.shared.inflating.load(Ordering::Relaxed), 1);
+    drop(membership);
+    assert_eq!(hub.shared.inflating.load(Ordering::Relaxed), 0);
 }

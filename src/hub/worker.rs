@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use super::{BATCHES_WAITING_MAX, Listener};
+use super::{BATCHES_WAITING_MAX, Frames, Listener};
 
 /// Deliveries after which the worker lets other tasks run: at the kernel's 5 µs per write about a third of a
 /// millisecond, so that a long fan-out starves neither accepts nor pongs.
@@ -23,7 +22,7 @@ pub enum Change {
 /// The hub's end of a worker.
 pub struct WorkerHandle {
     changes: mpsc::UnboundedSender<Change>,
-    batches: mpsc::Sender<Bytes>,
+    batches: mpsc::Sender<Frames>,
     listeners: Arc<AtomicUsize>,
 }
 
@@ -42,14 +41,14 @@ impl WorkerHandle {
         self.listeners.load(Ordering::Acquire) > 0
     }
 
-    pub async fn hand_out(&self, frames: Bytes) {
+    pub async fn hand_out(&self, frames: Frames) {
         let _ = self.batches.send(frames).await;
     }
 }
 
 pub struct Worker {
     changes: mpsc::UnboundedReceiver<Change>,
-    batches: mpsc::Receiver<Bytes>,
+    batches: mpsc::Receiver<Frames>,
     listeners: Vec<Arc<dyn Listener>>,
 }
 
@@ -78,7 +77,7 @@ impl Worker {
         }
     }
 
-    async fn fan_out(&mut self, first: Bytes) {
+    async fn fan_out(&mut self, first: Frames) {
         // Whoever joined before a message was handed out hears it.
         while let Ok(change) = self.changes.try_recv() {
             self.apply(change);
@@ -93,16 +92,16 @@ impl Worker {
     }
 
     /// Joins the batches that piled up meanwhile.
-    fn join_waiting(&mut self, first: Bytes) -> Bytes {
+    fn join_waiting(&mut self, first: Frames) -> Frames {
         let Ok(second) = self.batches.try_recv() else { return first };
-        let mut joined = BytesMut::with_capacity(first.len() + second.len());
-        joined.extend_from_slice(&first);
-        joined.extend_from_slice(&second);
-        while joined.len() < JOINED_BYTES_MAX {
+        let mut bytes = first.plain().len() + second.plain().len();
+        let mut parts = vec![first, second];
+        while bytes < JOINED_BYTES_MAX {
             let Ok(next) = self.batches.try_recv() else { break };
-            joined.extend_from_slice(&next);
+            bytes += next.plain().len();
+            parts.push(next);
         }
-        joined.freeze()
+        Frames::join(&parts)
     }
 
     fn apply(&mut self, change: Change) {

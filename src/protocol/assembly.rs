@@ -5,7 +5,8 @@
 
 use super::event::{Event, Violation};
 use super::frame::Opcode;
-use super::header::{HEADER_BYTES_MAX, Header, Situation};
+use super::header::{HEADER_BYTES_MAX, Header, Limits, Situation};
+use super::inflate::{compressed_bytes_max, inflate};
 use super::mask::Mask;
 use crate::message::PayloadKind;
 
@@ -33,30 +34,34 @@ enum Frame {
 #[derive(Debug)]
 struct Message {
     kind: PayloadKind,
+    deflated: bool,
+    /// As it arrives: compressed, if it is.
     payload: Vec<u8>,
-    /// How much of a text is known to be UTF-8: all of it but for a character whose end has not arrived.
+    /// How much of a text is known to be UTF-8: all of it but for a character whose end has not arrived. Of compressed
+    /// text nothing is known until it is inflated.
     utf8_len: usize,
 }
 
 impl Assembly {
     /// Consumes from the front of `input` up to the end of the next event, or all of it.
-    pub(super) fn advance(&mut self, input: &mut &[u8], message_bytes_max: usize) -> Result<Option<Event>, Violation> {
+    pub(super) fn advance(&mut self, input: &mut &[u8], limits: Limits) -> Result<Option<Event>, Violation> {
         loop {
             if let Frame::Head { bytes, len } = &mut self.frame {
                 let situation = Situation {
                     fragmented_len: self.message.as_ref().map(|message| message.payload.len()),
-                    message_bytes_max,
+                    fragmented_deflated: self.message.as_ref().is_some_and(|message| message.deflated),
+                    limits,
                 };
                 let Some(header) = take_header(bytes, len, input, situation)? else {
                     return Ok(None);
                 };
                 self.begin(header);
             }
-            self.take_payload(input, message_bytes_max)?;
+            self.take_payload(input, limits)?;
             if self.is_mid_payload() {
                 return Ok(None);
             }
-            if let Some(event) = self.end_frame()? {
+            if let Some(event) = self.end_frame(limits)? {
                 return Ok(Some(event));
             }
         }
@@ -80,14 +85,14 @@ impl Assembly {
 
     fn begin(&mut self, header: Header) {
         match header.opcode {
-            Opcode::Text => self.message = Some(Message::new(PayloadKind::Text)),
-            Opcode::Binary => self.message = Some(Message::new(PayloadKind::Binary)),
+            Opcode::Text => self.message = Some(Message::new(PayloadKind::Text, header.deflated)),
+            Opcode::Binary => self.message = Some(Message::new(PayloadKind::Binary, header.deflated)),
             _ => {}
         }
         self.frame = Frame::Payload { header, control: Vec::new() };
     }
 
-    fn take_payload(&mut self, input: &mut &[u8], message_bytes_max: usize) -> Result<(), Violation> {
+    fn take_payload(&mut self, input: &mut &[u8], limits: Limits) -> Result<(), Violation> {
         let Frame::Payload { header, control } = &mut self.frame else {
             return Ok(());
         };
@@ -104,7 +109,8 @@ impl Assembly {
                 // message in many small fragments would be copied once for each.
                 let end = match header.fin {
                     true => message.payload.len() + to_come,
-                    false => message_bytes_max,
+                    false if message.deflated => compressed_bytes_max(limits.message_bytes_max),
+                    false => limits.message_bytes_max,
                 };
                 append(&mut message.payload, masked, mask, end);
                 message.check_text()
@@ -121,7 +127,7 @@ impl Assembly {
     }
 
     /// Leaves the current frame, whose payload is complete, with the event it completes.
-    fn end_frame(&mut self) -> Result<Option<Event>, Violation> {
+    fn end_frame(&mut self, limits: Limits) -> Result<Option<Event>, Violation> {
         let Frame::Payload { header, control } = std::mem::take(&mut self.frame) else {
             return Ok(None);
         };
@@ -131,7 +137,7 @@ impl Assembly {
         if !header.fin {
             return Ok(None);
         }
-        self.message.take().map(Message::finish).transpose()
+        self.message.take().map(|message| message.finish(limits)).transpose()
     }
 }
 
@@ -142,13 +148,13 @@ impl Default for Frame {
 }
 
 impl Message {
-    fn new(kind: PayloadKind) -> Self {
-        Self { kind, payload: Vec::new(), utf8_len: 0 }
+    fn new(kind: PayloadKind, deflated: bool) -> Self {
+        Self { kind, deflated, payload: Vec::new(), utf8_len: 0 }
     }
 
     /// Judges what arrived since the last call, and again the at most three bytes of an unfinished character before it.
     fn check_text(&mut self) -> Result<(), Violation> {
-        if self.kind == PayloadKind::Binary {
+        if self.kind == PayloadKind::Binary || self.deflated {
             return Ok(());
         }
         match std::str::from_utf8(&self.payload[self.utf8_len..]) {
@@ -160,7 +166,12 @@ impl Message {
     }
 
     /// The message as an event, in a buffer of exactly its size.
-    fn finish(self) -> Result<Event, Violation> {
+    fn finish(mut self, limits: Limits) -> Result<Event, Violation> {
+        if self.deflated {
+            self.payload = inflate(&self.payload, limits.message_bytes_max)?;
+            self.deflated = false;
+            self.check_text()?;
+        }
         if self.kind == PayloadKind::Text && self.utf8_len < self.payload.len() {
             return Err(Violation::InvalidUtf8);
         }
@@ -191,12 +202,17 @@ fn take_header(
     }
 }
 
-/// Appends unmasked bytes; if that takes more room, at most doubles it, and goes past `end` for nothing.
+/// Appends unmasked bytes, with room for more but not past `end`.
 fn append(out: &mut Vec<u8>, masked: &[u8], mask: Mask, end: usize) {
-    let needed = out.len() + masked.len();
+    make_room(out, masked.len(), end);
+    mask.append_unmasked(masked, out);
+}
+
+/// Makes room for so many more bytes; if that takes more of it, at most doubles it, and goes past `end` for nothing.
+pub(super) fn make_room(out: &mut Vec<u8>, bytes: usize, end: usize) {
+    let needed = out.len() + bytes;
     if needed > out.capacity() {
         let capacity = out.capacity().saturating_mul(2).min(end).max(needed);
         out.reserve_exact(capacity - out.len());
     }
-    mask.append_unmasked(masked, out);
 }

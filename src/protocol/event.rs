@@ -28,9 +28,13 @@ pub enum Violation {
     /// A text message or a close reason is not UTF-8 (RFC 6455 §8.1).
     #[error("text is not valid UTF-8")]
     InvalidUtf8,
-    /// The message, over all its fragments, has or announces more bytes than the limit.
+    /// The message, over all its fragments, has or announces more bytes than the limit, or inflates to more.
     #[error("message is larger than {bytes_max} bytes")]
     TooLarge { bytes_max: usize },
+    /// A compressed message cannot be inflated. RFC 7692 names no code; 1007 is for payloads that are not what their
+    /// message's type says, and is what other servers use.
+    #[error("compressed message is corrupt")]
+    Corrupt,
 }
 
 impl Violation {
@@ -38,7 +42,7 @@ impl Violation {
     pub fn close_code(&self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
-            Self::InvalidUtf8 => 1007,
+            Self::InvalidUtf8 | Self::Corrupt => 1007,
             Self::TooLarge { .. } => 1009,
         }
     }

@@ -16,6 +16,9 @@ pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
 /// The bit of a frame's first byte that marks the last frame of a message.
 pub(super) const FIN: u8 = 0x80;
 
+/// The bit of a frame's first byte that marks a compressed message (RFC 7692 §6).
+pub(super) const RSV1: u8 = 0x40;
+
 /// The value of the 7-bit length that announces a 16-bit one.
 pub(super) const LENGTH_16: u8 = 126;
 
@@ -80,8 +83,18 @@ pub fn encode(opcode: Opcode, payload: &[u8], out: &mut BytesMut) {
     } else {
         payload
     };
+    encode_after(FIN | opcode as u8, payload, out);
+}
+
+/// Appends the frame of a compressed message, whose payload [`Deflater`](super::deflate::Deflater) has made.
+pub fn encode_deflated(kind: PayloadKind, deflated: &[u8], out: &mut BytesMut) {
+    encode_after(FIN | RSV1 | Opcode::from(kind) as u8, deflated, out);
+}
+
+/// Appends a frame that begins with this byte.
+fn encode_after(first: u8, payload: &[u8], out: &mut BytesMut) {
     out.reserve(encoded_len(payload.len()));
-    out.put_u8(FIN | opcode as u8);
+    out.put_u8(first);
     match payload.len() {
         length if length < LENGTH_16_FROM => out.put_u8(length as u8),
         length if length < LENGTH_64_FROM => {

@@ -1,7 +1,10 @@
 //! The head of a client's frame (RFC 6455 §5.2) and every rule that can be judged before its payload is seen.
 
 use super::event::Violation;
-use super::frame::{CONTROL_PAYLOAD_BYTES_MAX, FIN, LENGTH_16, LENGTH_16_FROM, LENGTH_64, LENGTH_64_FROM, Opcode};
+use super::frame::{
+    CONTROL_PAYLOAD_BYTES_MAX, FIN, LENGTH_16, LENGTH_16_FROM, LENGTH_64, LENGTH_64_FROM, Opcode, RSV1,
+};
+use super::inflate::compressed_bytes_max;
 use super::mask::Mask;
 
 /// The longest head of a client's frame: two bytes, a 64-bit length, a mask.
@@ -15,9 +18,19 @@ const MASKED: u8 = 0x80;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub(super) fin: bool,
+    /// The frame begins a compressed message.
+    pub(super) deflated: bool,
     pub(super) opcode: Opcode,
     pub(super) mask: Mask,
     pub(super) payload_len: usize,
+}
+
+/// What was settled for the whole connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) message_bytes_max: usize,
+    /// Messages may come compressed.
+    pub(super) inflates: bool,
 }
 
 /// What the rules for a frame's head depend on beside its bytes.
@@ -25,7 +38,9 @@ pub(super) struct Header {
 pub(super) struct Situation {
     /// The bytes so far of the message whose fragments are arriving; `None` between messages.
     pub(super) fragmented_len: Option<usize>,
-    pub(super) message_bytes_max: usize,
+    /// Whether that message is compressed.
+    pub(super) fragmented_deflated: bool,
+    pub(super) limits: Limits,
 }
 
 impl Header {
@@ -40,7 +55,8 @@ impl Header {
             return Ok(None);
         };
         let fin = first & FIN != 0;
-        let opcode = opcode(first, situation.fragmented_len.is_some())?;
+        let opcode = opcode(first, situation)?;
+        let deflated = first & RSV != 0;
 
         let Some((&second, rest)) = rest.split_first() else {
             return Ok(None);
@@ -56,20 +72,21 @@ impl Header {
         let Some((length, rest)) = extended_length(length, rest)? else {
             return Ok(None);
         };
-        let payload_len = within_limit(opcode, length, situation)?;
+        let payload_len = within_limit(opcode, length, deflated, situation)?;
 
         let Some((key, rest)) = rest.split_first_chunk() else {
             return Ok(None);
         };
-        let header = Self { fin, opcode, mask: Mask::new(*key), payload_len };
+        let header = Self { fin, deflated, opcode, mask: Mask::new(*key), payload_len };
         Ok(Some((header, bytes.len() - rest.len())))
     }
 }
 
 /// Judges the first byte.
-fn opcode(first: u8, in_message: bool) -> Result<Opcode, Violation> {
+fn opcode(first: u8, situation: Situation) -> Result<Opcode, Violation> {
+    let in_message = situation.fragmented_len.is_some();
     if first & RSV != 0 {
-        return Err(Violation::Protocol("reserved bit is set"));
+        judge_reserved_bits(first, situation.limits)?;
     }
     let opcode = Opcode::from_bits(first & OPCODE).ok_or(Violation::Protocol("opcode is reserved"))?;
     match opcode {
@@ -77,6 +94,18 @@ fn opcode(first: u8, in_message: bool) -> Result<Opcode, Violation> {
         Opcode::Text | Opcode::Binary if in_message => Err(Violation::Protocol("new message inside a fragmented one")),
         _ if opcode.is_control() && first & FIN == 0 => Err(Violation::Protocol("control frame is fragmented")),
         _ => Ok(opcode),
+    }
+}
+
+/// Judges a first byte that has reserved bits: RFC 7692 §6 has a use for one of them.
+#[cold]
+fn judge_reserved_bits(first: u8, limits: Limits) -> Result<(), Violation> {
+    if !limits.inflates || first & RSV != RSV1 {
+        return Err(Violation::Protocol("reserved bit is set"));
+    }
+    match Opcode::from_bits(first & OPCODE) {
+        Some(Opcode::Text | Opcode::Binary) => Ok(()),
+        _ => Err(Violation::Protocol("only a message's first frame says that it is compressed")),
     }
 }
 
@@ -103,9 +132,11 @@ fn extended_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Viola
 }
 
 /// The payload's length, if the message stays within its limit with it. Control frames have a limit of their own.
-fn within_limit(opcode: Opcode, length: u64, situation: Situation) -> Result<usize, Violation> {
-    let bytes_max = situation.message_bytes_max;
-    let room = bytes_max.saturating_sub(situation.fragmented_len.unwrap_or(0));
+fn within_limit(opcode: Opcode, length: u64, deflated: bool, situation: Situation) -> Result<usize, Violation> {
+    let bytes_max = situation.limits.message_bytes_max;
+    let is_deflated = deflated || situation.fragmented_deflated;
+    let arriving_max = if is_deflated { compressed_bytes_max(bytes_max) } else { bytes_max };
+    let room = arriving_max.saturating_sub(situation.fragmented_len.unwrap_or(0));
     match usize::try_from(length) {
         Ok(length) if opcode.is_control() || length <= room => Ok(length),
         _ => Err(Violation::TooLarge { bytes_max }),

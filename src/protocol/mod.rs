@@ -6,11 +6,15 @@
 //! - **Chunks do not matter.** Events and violations are a function of the bytes received, never of how reads cut
 //!   them. A violation is reported at the first byte that decides it wherever that is cheap to know.
 //! - **Memory follows what arrived**, not what a header promises: an idle [`Parser`] owns no heap, an unfinished
-//!   message at most twice the bytes received for it, and never more than the message limit.
+//!   message at most twice the bytes received for it, and never more than the message limit (or an eighth more while it
+//!   is compressed).
 //!
-//! Extensions are not negotiated, so a set RSV bit is always an error and a frame of the server is the same for every
-//! client: it is encoded once per broadcast and its bytes are shared.
+//! One extension may be negotiated, compression ([`extensions`]). No message refers to an earlier one, so a frame of the
+//! server is the same for every client: it is encoded once per broadcast, and once more if it is worth compressing, and
+//! its bytes are shared.
 
+pub mod deflate;
+pub mod extensions;
 pub mod frame;
 pub mod handshake;
 pub mod parser;
@@ -18,6 +22,7 @@ pub mod parser;
 mod assembly;
 mod event;
 mod header;
+mod inflate;
 mod mask;
 
 #[cfg(test)]

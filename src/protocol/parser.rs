@@ -6,14 +6,14 @@
 
 use super::assembly::Assembly;
 use super::event::{Event, Violation};
-use super::frame::Opcode;
-use super::header::{Header, Situation};
+use super::frame::{Opcode, RSV1};
+use super::header::{Header, Limits, Situation};
 use crate::message::PayloadKind;
 
 /// The parser of one connection. Small, and without heap memory while nothing is half received.
 #[derive(Debug)]
 pub struct Parser {
-    message_bytes_max: usize,
+    limits: Limits,
     state: State,
 }
 
@@ -31,7 +31,13 @@ impl Parser {
     /// A parser for a fresh connection that refuses messages of more than `message_bytes_max` bytes of payload, counted
     /// over all fragments. Control frames do not count; they have at most 125 bytes.
     pub fn new(message_bytes_max: usize) -> Self {
-        Self { message_bytes_max, state: State::Boundary }
+        Self { limits: Limits { message_bytes_max, inflates: false }, state: State::Boundary }
+    }
+
+    /// The same for a connection on which compression was negotiated, if `inflates`. The limit is that of a message's
+    /// inflated bytes.
+    pub fn inflating(self, inflates: bool) -> Self {
+        Self { limits: Limits { inflates, ..self.limits }, ..self }
     }
 
     /// Consumes from the front of `input` up to the end of the next event.
@@ -53,21 +59,23 @@ impl Parser {
     fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Violation> {
         match &mut self.state {
             State::Boundary => {
-                if let Some(event) = take_whole(input, self.message_bytes_max)? {
+                if !self.begins_compressed(input)
+                    && let Some(event) = take_whole(input, self.limits.message_bytes_max)?
+                {
                     return Ok(Some(event));
                 }
                 if input.is_empty() {
                     return Ok(None);
                 }
                 let mut assembly = Box::<Assembly>::default();
-                let next = assembly.advance(input, self.message_bytes_max)?;
+                let next = assembly.advance(input, self.limits)?;
                 if !assembly.is_empty() {
                     self.state = State::Partial(assembly);
                 }
                 Ok(next)
             }
             State::Partial(assembly) => {
-                let next = assembly.advance(input, self.message_bytes_max)?;
+                let next = assembly.advance(input, self.limits)?;
                 if assembly.is_empty() {
                     self.state = State::Boundary;
                 }
@@ -78,6 +86,12 @@ impl Parser {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether the next frame is that of a compressed message. The longer way is for those: next to inflating it costs
+    /// nothing, and the short one is spared all of it.
+    fn begins_compressed(&self, input: &[u8]) -> bool {
+        self.limits.inflates && input.first().is_some_and(|first| first & RSV1 != 0)
     }
 
     /// The capacity of all buffers, or `None` while no heap memory is owned at all.
@@ -92,7 +106,8 @@ impl Parser {
 
 /// The event of a frame that lies whole in `input` and is a whole event by itself; else takes nothing.
 fn take_whole(input: &mut &[u8], message_bytes_max: usize) -> Result<Option<Event>, Violation> {
-    let situation = Situation { fragmented_len: None, message_bytes_max };
+    let limits = Limits { message_bytes_max, inflates: false };
+    let situation = Situation { fragmented_len: None, fragmented_deflated: false, limits };
     let Some((header, header_len)) = Header::decode(input, situation)? else {
         return Ok(None);
     };

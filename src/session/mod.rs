@@ -22,7 +22,7 @@ pub use registry::{Limits, Opening, Permit, Sessions};
 
 use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
-use crate::hub::{Listener, Seat};
+use crate::hub::{Frames, Listener, Seat};
 use crate::outbox::{Outbox, Phase, Socket, Verdict};
 use crate::protocol::frame;
 
@@ -53,6 +53,8 @@ pub struct Session {
     ended: AtomicBool,
     /// Messages whose outcome is not known, and [`SETTLING_AWAITED`].
     unsettled: AtomicU32,
+    /// Compression was negotiated.
+    inflates: bool,
     sessions: Arc<Sessions>,
 }
 
@@ -133,8 +135,12 @@ impl Session {
 }
 
 impl Listener for Session {
-    fn deliver(&self, frames: &Bytes) {
-        self.send(frames);
+    fn deliver(&self, frames: &Frames) {
+        self.send(if self.inflates { frames.deflated() } else { frames.plain() });
+    }
+
+    fn inflates(&self) -> bool {
+        self.inflates
     }
 
     fn seat(&self) -> &Seat {

@@ -82,8 +82,9 @@ impl Sessions {
     }
 
     /// Opens a session that hears what the broker delivers from here on, though its stream is yet to come: a client
-    /// that has the answer to its handshake misses nothing that is said after it.
-    pub fn open(self: &Arc<Self>, permit: Permit) -> Opening {
+    /// that has the answer to its handshake misses nothing that is said after it. `inflates`: that answer says that
+    /// messages may come compressed, both ways.
+    pub fn open(self: &Arc<Self>, permit: Permit, inflates: bool) -> Opening {
         let id = SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let session = Arc::new(Session {
             id,
@@ -94,6 +95,7 @@ impl Sessions {
             pinged: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             unsettled: AtomicU32::new(0),
+            inflates,
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());

@@ -50,7 +50,7 @@ pub(super) struct SessionTask {
 impl SessionTask {
     /// `first` is what the client sent behind its handshake.
     pub fn new(session: Arc<Session>, registration: Registration, first: &[u8]) -> SessionTask {
-        let parser = Parser::new(session.sessions.limits().message_bytes_max);
+        let parser = Parser::new(session.sessions.limits().message_bytes_max).inflating(session.inflates);
         let unparsed = Bytes::copy_from_slice(first);
         SessionTask { session, parser, unparsed, acting: None, half_closed: false, _registration: registration }
     }

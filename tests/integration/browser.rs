@@ -38,6 +38,32 @@ async fn what_is_typed_in_one_window_is_read_in_the_other() {
     assert_eq!(browser.console().await, [""; 0]);
 }
 
+/// Chromium offers compression by itself, and compresses all that it sends once that is agreed.
+#[tokio::test]
+async fn long_messages_travel_compressed_both_ways() {
+    let warren = Warren::serve(&[], &[]).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&warren.url()).await;
+    page.is("open").await;
+    let extensions = page
+        .script_value(
+            "const done = arguments[arguments.length - 1];
+            const socket = new WebSocket(`ws://${location.host}/message`);
+            socket.onopen = () => { done(socket.extensions); socket.close(); };",
+        )
+        .await;
+    assert_eq!(extensions, "permessage-deflate; server_no_context_takeover; client_no_context_takeover");
+
+    let (mine, theirs) = ("Zwölf Boxkämpfer jagen Viktor. ".repeat(50), "über den großen Sylter Deich. ".repeat(50));
+    let (mine, theirs) = (mine.trim_end(), theirs.trim_end());
+    let mut client = warren.connect().await;
+    page.sends(mine).await;
+    client.receives(&[mine]).await;
+    client.send(theirs).await;
+    page.shows(&[theirs, mine]).await;
+    assert_eq!(browser.console().await, [""; 0]);
+}
+
 #[tokio::test]
 async fn text_that_looks_like_markup_is_only_text() {
     let warren = Warren::serve(&[], &[]).await;

@@ -188,7 +188,7 @@ async fn a_handshake_is_answered_as_the_rfc_shows() {
         &[("Connection", "upgrade,keep-alive"), ("Upgrade", "WebSocket")],
         &[("Upgrade", "h2c, websocket")],
         &[("Connection", "keep-alive"), ("Connection", "Upgrade")],
-        &[("Sec-WebSocket-Protocol", "chat"), ("Sec-WebSocket-Extensions", "permessage-deflate")],
+        &[("Sec-WebSocket-Protocol", "chat"), ("Sec-WebSocket-Extensions", "x-webkit-deflate-frame")],
     ];
     for changed in as_others_say_it {
         let answer = upgrade(&instance, changed).await;

@@ -7,6 +7,7 @@ mod contract;
 mod outage;
 mod rabbitmq;
 
+mod compression;
 mod hostile;
 mod http;
 mod session;

@@ -377,7 +377,10 @@ async fn a_broker_that_is_down_is_told_and_waited_for() {
     let mut warren = Warren::serve(&["--broker", &uri], &[]).await;
     for side in ["publishing", "consuming"] {
         let line = warren.process.reports(&format!("broker link ({side}) down")).await;
-        assert!(line.contains(" WARN ") && line.contains(uri.trim_start_matches("amqp://")) && line.contains("refused"), "{line}");
+        assert!(
+            line.contains(" WARN ") && line.contains(uri.trim_start_matches("amqp://")) && line.contains("refused"),
+            "{line}"
+        );
     }
     let (status, readiness) = get_json(warren.address, "/readyz").await;
     assert_eq!((status, &readiness["status"]), (503, &"broker_unavailable".into()), "{readiness}");

@@ -160,8 +160,15 @@ impl ServerFrame {
     /// If the frame is one that a server without extensions never sends: masked, not final, a reserved bit set, or a
     /// length not in its shortest form.
     pub fn take(input: &mut &[u8]) -> Option<Self> {
+        let (rsv, frame) = Self::take_with_rsv(input)?;
+        assert_eq!(rsv, 0, "without reserved bits");
+        Some(frame)
+    }
+
+    /// The same with the three reserved bits, whatever they are, as a number from 0 to 7.
+    pub fn take_with_rsv(input: &mut &[u8]) -> Option<(u8, Self)> {
         let (&[first, second], rest) = input.split_first_chunk()?;
-        assert_eq!(first & 0xF0, 0x80, "final, without reserved bits");
+        assert_eq!(first & 0x80, 0x80, "final");
         let (length, rest) = match second {
             short @ 0..=125 => (usize::from(short), rest),
             126 => {
@@ -180,6 +187,6 @@ impl ServerFrame {
         };
         let (payload, rest) = rest.split_at_checked(length)?;
         *input = rest;
-        Some(Self { opcode: first & 0x0F, payload: payload.to_vec() })
+        Some((first >> 4 & 0x7, Self { opcode: first & 0x0F, payload: payload.to_vec() }))
     }
 }

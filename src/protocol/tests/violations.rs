@@ -186,8 +186,9 @@ fn reasons_are_fit_for_a_close_frame() {
         Violation::Protocol("client frame is not masked"),
         Violation::InvalidUtf8,
         Violation::TooLarge { bytes_max: usize::MAX },
+        Violation::Corrupt,
     ];
     let codes = violations.map(|violation| violation.close_code());
-    assert_eq!(codes, [1002, 1007, 1009]);
+    assert_eq!(codes, [1002, 1007, 1009, 1007]);
     assert!(violations.iter().all(|violation| violation.to_string().len() <= 123));
 }

@@ -111,6 +111,12 @@ impl Page<'_> {
         within_deadline(expression, self.browser.client.execute(&script, vec![])).await.expect("a valid expression")
     }
 
+    /// What an asynchronous script hands to the function that is its last argument.
+    pub async fn script_value(&self, script: &str) -> Value {
+        self.focus().await;
+        within_deadline(script, self.browser.client.execute_async(script, vec![])).await.expect("a valid script")
+    }
+
     pub async fn text_of(&self, selector: &str) -> String {
         let text = self.value(&format!("document.querySelector({selector:?}).textContent")).await;
         text.as_str().unwrap_or_else(|| panic!("{selector} has no text")).to_owned()

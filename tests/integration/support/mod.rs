@@ -4,6 +4,7 @@ pub mod broker;
 pub mod browser;
 pub mod bystanders;
 pub mod client;
+pub mod deflate;
 pub mod http;
 pub mod instance;
 pub mod load;

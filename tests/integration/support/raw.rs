@@ -13,7 +13,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::http::Answer;
+use super::deflate::inflated;
+use super::http::{Answer, head};
 use super::within_deadline;
 use wire::ServerFrame;
 
@@ -24,9 +25,16 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A receive buffer that is full at once, so that a client that does not read is soon noticed.
 const NARROW_BYTES: u32 = 4096;
 
+/// The reserved bit that marks a compressed message (RFC 7692 §6), as a number of three bits.
+pub const COMPRESSED: u8 = 4;
+
 pub struct Raw {
     stream: TcpStream,
     input: BytesMut,
+    /// Compression was negotiated.
+    inflates: bool,
+    /// Bytes of all frames that were looked at.
+    received: usize,
 }
 
 /// How the server closes a session.
@@ -38,11 +46,18 @@ pub struct Closing {
 
 /// The opening handshake on `/message`.
 pub fn handshake(address: SocketAddr) -> Vec<u8> {
-    format!(
-        "GET /message HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
-    )
-    .into_bytes()
+    handshake_with(address, &[])
+}
+
+/// The same with headers behind those that it needs.
+pub fn handshake_with(address: SocketAddr, headers: &[(&str, &str)]) -> Vec<u8> {
+    let needed = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", KEY),
+    ];
+    head(address, "GET /message", &[&needed, headers].concat()).into_bytes()
 }
 
 impl Raw {
@@ -67,6 +82,17 @@ impl Raw {
         Self::tcp(address).await.upgraded(address).await
     }
 
+    /// A session that negotiates compression; what it receives is inflated.
+    pub async fn connect_compressed(address: SocketAddr) -> Raw {
+        let mut client = Self::tcp(address).await;
+        client.send(handshake_with(address, &[("Sec-WebSocket-Extensions", "permessage-deflate")])).await;
+        let answer = client.answer().await;
+        assert!(answer.header("sec-websocket-extensions").is_some_and(|value| value.starts_with("permessage-deflate")));
+        client.inflates = true;
+        client.is_open().await;
+        client
+    }
+
     /// A session whose client has hardly any room for what it does not read.
     pub async fn connect_narrow(address: SocketAddr) -> Raw {
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -77,7 +103,7 @@ impl Raw {
     async fn over(socket: TcpSocket, address: SocketAddr) -> io::Result<Raw> {
         let stream = within_deadline("a connection", socket.connect(address)).await?;
         stream.set_nodelay(true)?;
-        Ok(Raw { stream, input: BytesMut::new() })
+        Ok(Raw { stream, input: BytesMut::new(), inflates: false, received: 0 })
     }
 
     async fn upgraded(mut self, address: SocketAddr) -> Raw {
@@ -116,18 +142,34 @@ impl Raw {
 
     /// The next frame; `None` for the end of the stream, which must come at a frame's boundary and not as a reset.
     pub async fn next(&mut self) -> Option<ServerFrame> {
+        Some(self.next_with_rsv().await?.1)
+    }
+
+    /// As [`Raw::next`], with the reserved bits that the frame had.
+    pub async fn next_with_rsv(&mut self) -> Option<(u8, ServerFrame)> {
         loop {
             let mut rest = &self.input[..];
-            if let Some(frame) = ServerFrame::take(&mut rest) {
+            if let Some((rsv, mut frame)) = ServerFrame::take_with_rsv(&mut rest) {
                 let taken = self.input.len() - rest.len();
                 self.input.advance(taken);
-                return Some(frame);
+                self.received += taken;
+                match rsv {
+                    0 => {}
+                    COMPRESSED if self.inflates => frame.payload = inflated(&frame.payload),
+                    _ => panic!("reserved bits {rsv}"),
+                }
+                return Some((rsv, frame));
             }
             if self.read().await.expect("a frame or the end of the stream") == 0 {
                 assert!(self.input.is_empty(), "the stream ends within a frame");
                 return None;
             }
         }
+    }
+
+    /// Bytes on the wire of all frames so far.
+    pub fn received_bytes(&self) -> usize {
+        self.received
     }
 
     pub async fn frame(&mut self) -> ServerFrame {
