@@ -85,8 +85,10 @@ impl Header {
 /// Judges the first byte.
 fn opcode(first: u8, situation: Situation) -> Result<Opcode, Violation> {
     let in_message = situation.fragmented_len.is_some();
-    if first & RSV != 0 {
-        judge_reserved_bits(first, situation.limits)?;
+    if first & RSV != 0
+        && let Some(misuse) = misuse_of_reserved_bits(first, situation.limits.inflates)
+    {
+        return Err(Violation::Protocol(misuse));
     }
     let opcode = Opcode::from_bits(first & OPCODE).ok_or(Violation::Protocol("opcode is reserved"))?;
     match opcode {
@@ -97,15 +99,15 @@ fn opcode(first: u8, situation: Situation) -> Result<Opcode, Violation> {
     }
 }
 
-/// Judges a first byte that has reserved bits: RFC 7692 §6 has a use for one of them.
+/// What is wrong with a first byte that has reserved bits; RFC 7692 §6 has a use for one of them.
 #[cold]
-fn judge_reserved_bits(first: u8, limits: Limits) -> Result<(), Violation> {
-    if !limits.inflates || first & RSV != RSV1 {
-        return Err(Violation::Protocol("reserved bit is set"));
+fn misuse_of_reserved_bits(first: u8, inflates: bool) -> Option<&'static str> {
+    if !inflates || first & RSV != RSV1 {
+        return Some("reserved bit is set");
     }
     match Opcode::from_bits(first & OPCODE) {
-        Some(Opcode::Text | Opcode::Binary) => Ok(()),
-        _ => Err(Violation::Protocol("only a message's first frame says that it is compressed")),
+        Some(Opcode::Text | Opcode::Binary) => None,
+        _ => Some("only a message's first frame says that it is compressed"),
     }
 }
 

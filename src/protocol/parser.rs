@@ -6,7 +6,7 @@
 
 use super::assembly::Assembly;
 use super::event::{Event, Violation};
-use super::frame::{Opcode, RSV1};
+use super::frame::Opcode;
 use super::header::{Header, Limits, Situation};
 use crate::message::PayloadKind;
 
@@ -59,9 +59,7 @@ impl Parser {
     fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Violation> {
         match &mut self.state {
             State::Boundary => {
-                if !self.begins_compressed(input)
-                    && let Some(event) = take_whole(input, self.limits.message_bytes_max)?
-                {
+                if let Some(event) = take_whole(input, self.limits)? {
                     return Ok(Some(event));
                 }
                 if input.is_empty() {
@@ -88,12 +86,6 @@ impl Parser {
         }
     }
 
-    /// Whether the next frame is that of a compressed message. The longer way is for those: next to inflating it costs
-    /// nothing, and the short one is spared all of it.
-    fn begins_compressed(&self, input: &[u8]) -> bool {
-        self.limits.inflates && input.first().is_some_and(|first| first & RSV1 != 0)
-    }
-
     /// The capacity of all buffers, or `None` while no heap memory is owned at all.
     #[cfg(test)]
     pub(super) fn buffer_bytes(&self) -> Option<usize> {
@@ -104,9 +96,9 @@ impl Parser {
     }
 }
 
-/// The event of a frame that lies whole in `input` and is a whole event by itself; else takes nothing.
-fn take_whole(input: &mut &[u8], message_bytes_max: usize) -> Result<Option<Event>, Violation> {
-    let limits = Limits { message_bytes_max, inflates: false };
+/// The event of a frame that lies whole in `input` and is a whole event by itself; else takes nothing. A compressed
+/// message takes the longer way, which costs nothing next to inflating it.
+fn take_whole(input: &mut &[u8], limits: Limits) -> Result<Option<Event>, Violation> {
     let situation = Situation { fragmented_len: None, fragmented_deflated: false, limits };
     let Some((header, header_len)) = Header::decode(input, situation)? else {
         return Ok(None);
@@ -114,7 +106,7 @@ fn take_whole(input: &mut &[u8], message_bytes_max: usize) -> Result<Option<Even
     let Some((masked, rest)) = input[header_len..].split_at_checked(header.payload_len) else {
         return Ok(None);
     };
-    if !header.fin {
+    if !header.fin || header.deflated {
         return Ok(None);
     }
     *input = rest;
