@@ -11,11 +11,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use lapin::message::Delivery;
 use tokio::sync::mpsc;
+use warren::broker::rabbitmq::{Names, envelope};
 use warren::hub::{Batching, Frames, Hub, Listener, Membership, Seat};
-use warren::instance::InstanceName;
-use warren::message::{Message, PayloadKind, Target};
+use warren::instance::{Incarnation, InstanceName};
+use warren::message::{Message, MessageIds, PayloadKind, Target};
 use warren::outbox::{Outbox, Socket};
 use warren::protocol::{Opcode, Parser, encode};
 
@@ -89,6 +91,27 @@ fn fan_out(criterion: &mut Criterion) {
     drop(memberships);
 }
 
+fn envelopes(criterion: &mut Criterion) {
+    let incarnation = Incarnation::begin(InstanceName::parse("10.0.0.5_8080").expect("a name"));
+    let names = Names::new("warren", &incarnation);
+    let payload = Bytes::from(vec![b'x'; 128]);
+    let id = MessageIds::new(incarnation.clone()).next();
+    let message = Message { id: Some(id), target: Target::Broadcast, kind: PayloadKind::Text, payload };
+    let mut group = criterion.benchmark_group("AMQP envelope");
+    group.bench_function("properties of a message", |bencher| {
+        bencher.iter(|| envelope::properties(black_box(&message), &incarnation, 17));
+    });
+    let delivery = || {
+        let mut delivery = Delivery::mock(1, "warren.broadcast".into(), "".into(), false, message.payload.to_vec());
+        delivery.properties = envelope::properties(&message, &incarnation, 17);
+        delivery
+    };
+    group.bench_function("message of a delivery", |bencher| {
+        bencher.iter_batched(delivery, |delivery| envelope::open(delivery, &names), BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
 /// Takes everything at once.
 struct Stub;
 
@@ -137,5 +160,5 @@ fn client_frame(size: usize) -> Vec<u8> {
     frame
 }
 
-criterion_group!(hot_path, encoding, parsing, outboxes, fan_out);
+criterion_group!(hot_path, encoding, parsing, outboxes, fan_out, envelopes);
 criterion_main!(hot_path);

@@ -8,7 +8,7 @@
 
 mod connection;
 mod consumer;
-mod envelope;
+pub mod envelope;
 mod link;
 mod publisher;
 mod sequence;
@@ -23,7 +23,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use connection::{Endpoint, InvalidEndpoint};
-pub use topology::NameTaken;
+pub use topology::{NameTaken, Names};
 
 use super::{Broker, Link, LinkState, NotAccepted, Receipt};
 use crate::instance::Incarnation;
@@ -32,7 +32,6 @@ use connection::Endpoints;
 use consumer::Consumer;
 use link::Side;
 use publisher::{Order, Publisher};
-use topology::Names;
 
 /// What the broker link needs to know.
 pub struct Settings {
