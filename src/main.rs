@@ -75,7 +75,7 @@ fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
     Ok(async move {
         // Not awaited among a log line's arguments: those are left alone while the line's level is off.
         let first = next().await;
-        log::info!("{first}: stopping; the same again stops at once");
+        log::info!("{first}: stopping; another signal stops at once");
         tokio::spawn(async move {
             let second = next().await;
             log::warn!("{second}: stopped at once");
