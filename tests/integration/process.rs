@@ -318,7 +318,7 @@ async fn a_second_signal_ends_it_at_once() {
         let mut warren = Warren::serve(&patience, &[]).await;
         let _silent = silent_session(&warren).await;
         warren.process.signal(first);
-        warren.process.reports("stopping; the same again stops at once").await;
+        warren.process.reports("stopping; another signal stops at once").await;
         eventually("the session is being closed", || async { get_json(warren.address, "/healthz").await.0 == 0 }).await;
         assert!(warren.process.is_running(), "it waits for the session");
         warren.process.signal(second);
