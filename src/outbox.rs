@@ -149,19 +149,21 @@ impl Outbox {
     }
 
     /// Writes what waits as far as the socket takes it, and remembers `cx` as the task to wake when something is
-    /// left to do: when more waits, when the phase changes, when the socket is writable again.
-    pub fn poll_flush(&self, cx: &mut Context<'_>, socket: &impl Socket) -> Phase {
+    /// left to do: when more waits, when the phase changes, when the socket is writable again. Beside the phase it says
+    /// whether anything was written.
+    pub fn poll_flush(&self, cx: &mut Context<'_>, socket: &impl Socket) -> (Phase, bool) {
         let mut state = self.lock();
         if !state.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             state.task = Some(cx.waker().clone());
         }
+        let mut progressed = false;
         loop {
-            state.write_some(socket);
+            progressed |= state.write_some(socket);
             if state.backlog.is_none() {
-                return state.phase;
+                return (state.phase, progressed);
             }
             match socket.poll_writable(cx) {
-                Poll::Pending => return state.phase,
+                Poll::Pending => return (state.phase, progressed),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => state.die(),
             }
@@ -184,22 +186,25 @@ impl Outbox {
 }
 
 impl State {
-    /// Writes what waits as far as the socket takes it.
-    fn write_some(&mut self, socket: &impl Socket) {
+    /// Writes what waits as far as the socket takes it; says whether it took anything.
+    fn write_some(&mut self, socket: &impl Socket) -> bool {
+        let mut progressed = false;
         while let Some(backlog) = &mut self.backlog {
             let (slices, used) = backlog.slices();
             match socket.try_write_vectored(&slices[..used]) {
                 Ok(0) => self.die(),
                 Ok(written) => {
+                    progressed = true;
                     backlog.advance(written);
                     if backlog.bytes == 0 {
                         self.emptied();
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => self.die(),
             }
         }
+        progressed
     }
 
     fn emptied(&mut self) {
@@ -333,7 +338,7 @@ mod tests {
     }
 
     fn flush(outbox: &Outbox, stub: &Stub) -> Phase {
-        outbox.poll_flush(&mut Context::from_waker(Waker::noop()), stub)
+        outbox.poll_flush(&mut Context::from_waker(Waker::noop()), stub).0
     }
 
     fn send(outbox: &Outbox, stub: &Stub, text: &'static str) -> Verdict {

@@ -124,8 +124,8 @@ options! {
             default: "1 MiB",
             help: "Bytes that may wait for one session's socket; a session that needs more is closed as too slow. \
                    At least message_bytes_max and 14 bytes for a frame's header.",
-            reason: "Some seconds of a busy channel on a poor line; the worst case of memory is this times the \
-                     sessions.",
+            reason: "Some seconds of a busy channel on a poor line; with as many slow readers as sessions the \
+                     memory is this times the sessions.",
         }
         sessions_max: usize = number("SESSIONS", 0..=10_000_000) => {
             default: "0",
@@ -149,7 +149,7 @@ options! {
         }
         close_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "3000",
-            help: "Time for a client to answer the close frame before its connection is cut.",
+            help: "Time for a client to answer the close frame, or to read on towards it, before its connection is cut.",
             reason: "Several round trips on a poor line; a client that is gone must not delay more than that.",
         }
         compression: bool = switch() => {

@@ -120,9 +120,10 @@ impl Reply for Refusal {
             Refusal::ForeignOrigin => {
                 refuse(StatusCode::FORBIDDEN, "Pages of this origin may not connect (--allowed-origins).\n")
             }
-            Refusal::Full => {
-                refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance takes no more sessions now (--sessions-max).\n")
-            }
+            Refusal::Full => refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This instance takes no more sessions now: it is full (--sessions-max) or stopping.\n",
+            ),
         }
         .into_response();
         let headers = response.headers_mut();

@@ -45,7 +45,7 @@ pub struct Session {
     socket: Stream,
     outbox: Outbox,
     seat: Seat,
-    /// When the client was last heard; once closing, when that began. By [`registry::Clock`].
+    /// When the client was last heard or pinged; once closing, when that began or last got on. By [`registry::Clock`].
     marked_ms: AtomicU32,
     /// A protocol ping is unanswered.
     pinged: AtomicBool,
@@ -69,15 +69,23 @@ impl Session {
 
     /// Begins to close; the first reason counts.
     pub fn close(&self, reason: CloseReason) {
-        self.ended.store(true, Ordering::Release);
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // Before the phase changes, or the sweep could take the last time heard for the begin of the close.
+        self.mark_now();
         let frame = match reason.code() {
             Some(code) => frame::close(code, &reason.to_string()),
             None => frame::close_without_code(),
         };
         if self.outbox.close(&self.socket, frame, reason.flushes()) {
-            self.mark_now();
             log::debug!("{}: closing with {:?}: {reason}", self.id, reason.code());
         }
+    }
+
+    /// Whether the outcome of every message is known.
+    fn is_settled(&self) -> bool {
+        self.unsettled.load(Ordering::Acquire) & !SETTLING_AWAITED == 0
     }
 
     fn has_ended(&self) -> bool {
@@ -107,7 +115,7 @@ impl Session {
     /// Whether [`Session::tick`] has something to do.
     fn is_due(&self, now_ms: u32) -> bool {
         let limits = self.sessions.limits();
-        self.waited_ms(now_ms) >= limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.close_timeout_ms)
+        self.waited_ms(now_ms) >= limits.ping_interval_ms.min(limits.answer_timeout_ms()).min(limits.close_timeout_ms)
     }
 
     /// Time since the client was heard, or since closing began. The clock wraps; a mark that another thread set since
@@ -120,13 +128,17 @@ impl Session {
     /// What time alone brings about: pings, the end of the idle, the end of those that do not finish closing.
     fn tick(&self, now_ms: u32) {
         let limits = self.sessions.limits();
+        // The phase first: whoever changes it has set the mark before.
+        let phase = self.outbox.phase();
         let waited_ms = self.waited_ms(now_ms);
-        match self.outbox.phase() {
-            Phase::Open if waited_ms >= limits.idle_timeout_ms => self.close(CloseReason::Idle),
-            Phase::Open if waited_ms >= limits.ping_interval_ms => {
-                if !self.pinged.swap(true, Ordering::Relaxed) {
-                    self.send(&frame::ping(&[]));
-                }
+        let pinged = self.pinged.load(Ordering::Relaxed);
+        match phase {
+            // Only who was asked and did not answer: after a stall of our own nobody's answers have been read.
+            Phase::Open if pinged && waited_ms >= limits.answer_timeout_ms() => self.close(CloseReason::Idle),
+            Phase::Open if !pinged && waited_ms >= limits.ping_interval_ms => {
+                self.pinged.store(true, Ordering::Relaxed);
+                self.mark_now();
+                self.send(&frame::ping(&[]));
             }
             Phase::Closing | Phase::Closed if waited_ms >= limits.close_timeout_ms => self.outbox.abort(),
             Phase::Open | Phase::Closing | Phase::Closed | Phase::Dead => {}

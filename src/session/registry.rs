@@ -36,6 +36,13 @@ pub struct Limits {
     pub answer_keep_alive: bool,
 }
 
+impl Limits {
+    /// Silence after a ping that ends a session.
+    pub(super) fn answer_timeout_ms(&self) -> u32 {
+        self.idle_timeout_ms.saturating_sub(self.ping_interval_ms)
+    }
+}
+
 /// All sessions of this instance, and what they share.
 pub struct Sessions {
     open: DashMap<SessionId, Arc<Session>>,
@@ -115,7 +122,7 @@ impl Sessions {
     pub async fn drain(&self) {
         self.stop_reading();
         for session in self.snapshot(|_| true) {
-            session.close(CloseReason::GoingAway);
+            session.close(if session.is_settled() { CloseReason::GoingAway } else { CloseReason::NotAccepted });
         }
         loop {
             let left = self.left.notified();

@@ -11,7 +11,7 @@ impl Sessions {
     /// Each limit is kept to within a quarter of itself, at most a second late.
     pub async fn sweep(self: Arc<Self>) {
         let limits = self.limits();
-        let shortest_ms = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.close_timeout_ms);
+        let shortest_ms = limits.ping_interval_ms.min(limits.answer_timeout_ms()).min(limits.close_timeout_ms);
         let period = Duration::from_millis(u64::from(shortest_ms / 4).clamp(10, 1000));
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

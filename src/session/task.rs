@@ -25,6 +25,7 @@ use crate::protocol::{Event, Parser, Violation, frame};
 const READ_BYTES: usize = 64 * 1024;
 
 /// Events acted on before more of the same input is parsed: 64 KiB of one-byte messages would else take 450 KiB at once.
+/// Payloads together end a turn at [`READ_BYTES`], since compressed ones are a multiple of what was read.
 const EVENTS_PER_TURN: usize = 64;
 
 /// The texts that a client sends to stay connected; they are never published.
@@ -59,7 +60,11 @@ impl SessionTask {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<ControlFlow<()>> {
         // First of all, and even while acting: a sender whom the broker holds back would else look like a reader who
         // is too slow.
-        let phase = self.session.outbox.poll_flush(cx, &self.session.socket);
+        let (phase, progressed) = self.session.outbox.poll_flush(cx, &self.session.socket);
+        if progressed && phase == Phase::Closing {
+            // Who still reads gets all that waits; the close timeout is for who does not.
+            self.session.mark_now();
+        }
         if phase == Phase::Closed && !self.half_closed {
             return Poll::Ready(self.half_close());
         }
@@ -107,6 +112,7 @@ impl SessionTask {
     /// with unread bytes would reset it, and the frame could be lost (RFC 6455 §7.1.1).
     fn half_close(&mut self) -> ControlFlow<()> {
         self.half_closed = true;
+        self.session.mark_now();
         match self.session.socket.0.get().map(|stream| SockRef::from(stream).shutdown(Shutdown::Write)) {
             Some(Ok(())) => ControlFlow::Continue(()),
             Some(Err(_)) | None => ControlFlow::Break(()),
@@ -148,7 +154,9 @@ impl Session {
 
     async fn act(self: Arc<Self>, inputs: Vec<Input>) {
         for input in inputs {
-            // Nothing follows a refusal: what is behind a message that was not taken is not taken either.
+            // Answering pings alone would never give way: a read holds ten thousand of them.
+            tokio::task::coop::consume_budget().await;
+            // Nothing more is handed over once a refusal is known.
             if self.has_ended() {
                 return;
             }
@@ -182,10 +190,14 @@ impl Session {
 /// What the front of `input` completes, up to [`EVENTS_PER_TURN`]; a violation or a close is the last.
 fn parse(parser: &mut Parser, input: &mut &[u8]) -> Vec<Input> {
     let mut inputs = Vec::new();
-    while inputs.len() < EVENTS_PER_TURN {
+    let mut bytes = 0;
+    while inputs.len() < EVENTS_PER_TURN && bytes < READ_BYTES {
         match parser.next(input) {
             Ok(Some(event)) => {
                 let last = matches!(event, Event::Close { .. });
+                if let Event::Message { payload, .. } = &event {
+                    bytes += payload.len();
+                }
                 inputs.push(Input::Event(event));
                 if last {
                     return inputs;

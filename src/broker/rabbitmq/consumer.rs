@@ -21,9 +21,13 @@ use super::sequence::{Place, Tracker};
 use super::topology::{self, Failure, NameTaken, Names, Standing};
 use crate::message::Message;
 
-/// Messages that the broker sends ahead of our acks. Measured: no faster above. A slow instance holds no more; at worst
-/// that is 300 of the largest messages that the broker takes (`max_message_size`: 16 MiB in `rabbitmq/rabbitmq.conf`).
+/// Messages that the broker sends ahead of our acks. Measured: no faster above. So many of the largest messages that the
+/// broker takes (`max_message_size`: 16 MiB in `rabbitmq/rabbitmq.conf`) lapin may hold at worst.
 const PREFETCH: u16 = 300;
+
+/// Messages handed on, and then acknowledged, at once; the hub joins what waits. With those that wait for the hub a slow
+/// instance holds about 500 messages of at most `--message-bytes-max`.
+const BATCH_MESSAGES_MAX: usize = 32;
 
 /// Acks are sent for this many at once, or once a second; so they cost about 8 % against no acks at all.
 const ACK_EVERY: u64 = 100;
@@ -78,29 +82,41 @@ impl Consumer {
 
     /// Consumes until `stop`'s other end is dropped, or until the broker lets this instance never in.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>, refuse: oneshot::Sender<NameTaken>) {
-        let began = Instant::now();
+        let mut taken_since = None;
         loop {
-            let failure = match self.endpoints.connect().await {
+            let connected = tokio::select! {
+                connected = self.endpoints.connect() => connected,
+                _ = &mut stop => return,
+            };
+            let (connection, failure) = match connected {
                 Ok(connection) => {
                     let failure = tokio::select! {
                         failure = self.serve(&connection) => Some(failure),
                         _ = &mut stop => None,
                     };
-                    discard(connection).await;
-                    failure
+                    (Some(connection), failure)
                 }
-                Err(trouble) => Some(Failure::Trouble(trouble)),
+                Err(trouble) => (None, Some(Failure::Trouble(trouble))),
             };
-            let trouble = match failure {
-                None => return,
-                Some(Failure::NameTaken(taken)) if !self.attached_once && began.elapsed() > NAME_PATIENCE => {
-                    let _ = refuse.send(taken);
-                    return;
+            let pause = match &failure {
+                None => Duration::ZERO,
+                Some(Failure::NameTaken(taken)) => {
+                    let since: &mut Instant = taken_since.get_or_insert_with(Instant::now);
+                    if !self.attached_once && since.elapsed() > NAME_PATIENCE {
+                        let _ = refuse.send(taken.clone());
+                        return;
+                    }
+                    self.side.down(&Trouble::permanent(taken.to_string()))
                 }
-                Some(Failure::NameTaken(taken)) => Trouble::permanent(taken.to_string()),
-                Some(Failure::Trouble(trouble)) => trouble,
+                Some(Failure::Trouble(trouble)) => self.side.down(trouble),
             };
-            let pause = self.side.down(&trouble);
+            // After it was told: a silent broker draws the good-bye out.
+            if let Some(connection) = connection {
+                discard(connection).await;
+            }
+            if failure.is_none() {
+                return;
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = &mut stop => return,
@@ -147,7 +163,7 @@ impl Consumer {
         deliveries: lapin::Consumer,
         events: &mut (impl Stream<Item = Event> + Unpin),
     ) -> Result<Infallible, Failure> {
-        let mut batches = deliveries.ready_chunks(PREFETCH.into());
+        let mut batches = deliveries.ready_chunks(BATCH_MESSAGES_MAX);
         let mut acks = Acks::new(&standing.channel);
         let mut ack_due = interval(ACK_INTERVAL);
         let mut restore_due = interval(RESTORE_INTERVAL);

@@ -1,6 +1,7 @@
 //! A message as AMQP carries it: the payload is the body, byte for byte; the rest travels in properties.
 //!
-//! A message without the properties, someone else's program's, is delivered all the same. None can hurt a session.
+//! A message without the properties, someone else's program's, is delivered all the same. None can hurt a session. (One
+//! whose routing key or properties are not UTF-8 does not get here: lapin ends the connection over it.)
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,7 +1,7 @@
 //! What is wrong with a link, and telling it: once in the log for each change, and in [`Link`] for `readyz`.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::ErrorKind;
 use lapin::protocol::AMQPErrorKind;
@@ -12,6 +12,9 @@ use super::super::{Link, LinkState};
 /// First pause before a link is tried again; doubled up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// A link that was up for this long was all right: its next pause is the shortest again.
+const STEADY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a link is not up.
 #[derive(Clone, Debug)]
@@ -72,19 +75,20 @@ pub struct Side {
     name: &'static str,
     part: fn(&mut Link) -> &mut LinkState,
     backoff: Duration,
+    up_since: Option<Instant>,
 }
 
 impl Side {
     pub fn publishing(link: watch::Sender<Link>) -> Side {
-        Side { link, name: "publishing", part: |link| &mut link.publishing, backoff: BACKOFF_MIN }
+        Side { link, name: "publishing", part: |link| &mut link.publishing, backoff: BACKOFF_MIN, up_since: None }
     }
 
     pub fn consuming(link: watch::Sender<Link>) -> Side {
-        Side { link, name: "consuming", part: |link| &mut link.consuming, backoff: BACKOFF_MIN }
+        Side { link, name: "consuming", part: |link| &mut link.consuming, backoff: BACKOFF_MIN, up_since: None }
     }
 
     pub fn up(&mut self) {
-        self.backoff = BACKOFF_MIN;
+        self.up_since = Some(Instant::now());
         self.set(LinkState::Up);
     }
 
@@ -95,6 +99,10 @@ impl Side {
     /// Tells the trouble; the answer is how long to wait before the next try.
     pub fn down(&mut self, trouble: &Trouble) -> Duration {
         self.set(LinkState::Down { reason: trouble.reason.clone(), permanent: trouble.permanent });
+        // A link that comes up only to break again is not tried ever faster.
+        if self.up_since.take().is_some_and(|since| since.elapsed() > STEADY_AFTER) {
+            self.backoff = BACKOFF_MIN;
+        }
         let pause = if trouble.permanent { BACKOFF_MAX } else { self.backoff };
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         // Half of it is chance, so that instances do not come back all at once.

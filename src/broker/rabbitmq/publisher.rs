@@ -64,21 +64,25 @@ impl Publisher {
     /// Publishes until told to stop, or until nobody can ask any more.
     pub async fn run(mut self) {
         while !self.intake.stopping {
-            let trouble = match self.intake.refuse_during(self.endpoints.connect()).await {
-                None => return,
-                Some(Err(trouble)) => trouble,
-                Some(Ok(connection)) => {
-                    let result = self.serve(&connection).await;
-                    discard(connection).await;
-                    match result {
-                        Ok(()) => return,
-                        Err(trouble) => trouble,
+            let (connection, trouble) = match self.intake.refuse_during(self.endpoints.connect()).await {
+                None => break,
+                Some(Err(trouble)) => (None, trouble),
+                Some(Ok(connection)) => match self.serve(&connection).await {
+                    Ok(()) => {
+                        discard(connection).await;
+                        break;
                     }
-                }
+                    Err(trouble) => (Some(connection), trouble),
+                },
             };
+            // Told before the good-bye, which a silent broker draws out.
             let pause = self.link.side.down(&trouble);
+            if let Some(connection) = connection {
+                self.intake.refuse_during(discard(connection)).await;
+            }
             self.intake.refuse_during(tokio::time::sleep(pause)).await;
         }
+        self.intake.refuse_rest().await;
     }
 
     /// Publishes over one connection. `Ok` when all is settled after [`Order::Stop`].
@@ -119,6 +123,16 @@ impl Intake {
                 // Who publishes from here on is told so.
                 self.orders.close();
                 None
+            }
+        }
+    }
+
+    /// Whoever was about to publish when the last order came is told, too.
+    async fn refuse_rest(&mut self) {
+        self.orders.close();
+        while let Some(order) = self.orders.recv().await {
+            if let Order::Publish(_, receipt) = order {
+                receipt.settle(Err(NotAccepted::Stopping));
             }
         }
     }
