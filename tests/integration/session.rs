@@ -315,15 +315,18 @@ async fn a_stopping_instance_closes_its_sessions_and_returns() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_is_sent_before_the_instance_stops() {
-    let instance = Instance::start(Config { outbox_bytes_max: 64 * MIB, close_timeout_ms: 60_000, ..config() }).await;
+    let instance = Instance::start(Config { outbox_bytes_max: 64 * MIB, close_timeout_ms: 1_500, ..config() }).await;
     let mut slow = Raw::connect_narrow(instance.address).await;
     let mut speaker = Raw::connect(instance.address).await;
     // Two listeners came after `slow`: one of them is served by the same worker, behind it.
     let mut witnesses = [Raw::connect(instance.address).await];
     say_long_texts(&mut speaker, &mut witnesses, LONG_TEXTS).await;
     drop((speaker, witnesses));
+    // Reading takes longer than the close timeout, which is for who does not read.
+    let mut turns = tokio::time::interval(Duration::from_millis(3_000) / LONG_TEXTS as u32);
     let late_reader = async {
         for index in 0..LONG_TEXTS {
+            turns.tick().await;
             slow.receives(&[&long_text(index)]).await;
         }
         assert_eq!(slow.closed().await.code, Some(1001));
