@@ -71,7 +71,7 @@ impl Listener {
         self.address
     }
 
-    /// Serves from a thread of its own, until [`Serving::stop`].
+    /// Serves from a thread of its own, until it is told to stop.
     ///
     /// Of its own, so that a handshake waits neither behind a fan-out nor behind ten thousand sessions that leave at
     /// once: on a runtime that they share it stands in one queue with all of them.
