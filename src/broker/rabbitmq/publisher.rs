@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use deadpool_lapin::Object;
@@ -127,6 +128,11 @@ impl Intake {
         }
     }
 
+    /// An order that waits already.
+    fn next_ready(&mut self) -> Option<(Message, Receipt)> {
+        self.next().now_or_never().flatten()
+    }
+
     /// Whoever was about to publish when the last order came is told, too.
     async fn refuse_rest(&mut self) {
         self.orders.close();
@@ -149,11 +155,39 @@ impl Intake {
     }
 }
 
-/// A message that was published, and whose confirm is awaited.
-struct Outstanding {
-    confirm: PublisherConfirm,
+/// A message that was handed to lapin, and whose confirm is awaited.
+struct Outstanding<'a> {
+    progress: Progress<'a>,
     receipt: Receipt,
     deadline: Instant,
+}
+
+enum Progress<'a> {
+    Writing(Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>),
+    Confirming(PublisherConfirm),
+}
+
+impl<'a> Progress<'a> {
+    /// lapin queues the frames at the first poll, and its answer comes when they are written. Waiting for that would
+    /// cost a write and two thread switches a message: without it, what is ready together is written together.
+    fn begin(writing: impl Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a) -> Progress<'a> {
+        let mut writing: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(writing);
+        // The oldest outstanding message alone is waited for; the others need not wake anybody.
+        match writing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(confirm)) => Progress::Confirming(confirm),
+            Poll::Ready(Err(error)) => Progress::Writing(Box::pin(std::future::ready(Err(error)))),
+            Poll::Pending => Progress::Writing(writing),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<Confirmation>> {
+        loop {
+            match self {
+                Progress::Writing(writing) => *self = Progress::Confirming(ready!(writing.as_mut().poll(cx))?),
+                Progress::Confirming(confirm) => return confirm.poll_unpin(cx),
+            }
+        }
+    }
 }
 
 struct PublishingLink {
@@ -188,12 +222,11 @@ impl PublishingLink {
                 biased;
                 event = events.next() => self.note(event)?,
                 settled = poll_fn(|cx| poll_settle(cx, &mut outstanding, &self.unroutable)) => settled?,
-                order = intake.next(), if takes_more => match order {
-                    Some((_, receipt)) if self.blocked => receipt.settle(Err(NotAccepted::Blocked)),
-                    Some((message, receipt)) => {
-                        outstanding.extend(self.publish(channel, events, message, receipt).await?);
+                order = intake.next(), if takes_more => if let Some(order) = order {
+                    outstanding.extend(self.publish(channel, order));
+                    while outstanding.len() < self.window && let Some(order) = intake.next_ready() {
+                        outstanding.extend(self.publish(channel, order));
                     }
-                    None => {}
                 },
                 _ = patrol.tick() => self.give_up_late(&mut outstanding)?,
             }
@@ -201,35 +234,21 @@ impl PublishingLink {
         Ok(())
     }
 
-    /// Writes one message. `None` if the broker blocked meanwhile: the frame cannot be taken back from lapin, so its
-    /// sender is told that the outcome is unknown.
-    async fn publish(
-        &mut self,
-        channel: &Channel,
-        events: &mut (impl Stream<Item = Event> + Unpin),
-        message: Message,
-        receipt: Receipt,
-    ) -> Result<Option<Outstanding>, Trouble> {
+    /// Hands one message to lapin; `None` if it was refused.
+    fn publish<'a>(&mut self, channel: &'a Channel, (message, receipt): (Message, Receipt)) -> Option<Outstanding<'a>> {
+        if self.blocked {
+            receipt.settle(Err(NotAccepted::Blocked));
+            return None;
+        }
         let deadline = Instant::now() + self.timeout;
         let (exchange, key) = envelope::address(&self.names, &message.target);
         let number = self.numbers.next(&message.target);
         let properties = envelope::properties(&message, &self.incarnation, number);
         // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells.
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let mut writing = std::pin::pin!(channel.basic_publish(exchange, key, options, &message.payload, properties));
-        loop {
-            tokio::select! {
-                biased;
-                confirm = &mut writing => return Ok(Some(Outstanding { confirm: confirm?, receipt, deadline })),
-                event = events.next() => {
-                    self.note(event)?;
-                    if self.blocked {
-                        return Ok(None);
-                    }
-                }
-                () = tokio::time::sleep_until(deadline) => return Err(Trouble::passing("cannot write to the broker")),
-            }
-        }
+        let payload = message.payload;
+        let writing = async move { channel.basic_publish(exchange, key, options, &payload, properties).await };
+        Some(Outstanding { progress: Progress::begin(writing), receipt, deadline })
     }
 
     fn note(&mut self, event: Option<Event>) -> Result<(), Trouble> {
@@ -250,7 +269,7 @@ impl PublishingLink {
     }
 
     /// A confirm that does not come means a dead link, unless the broker has said that it reads nothing for now.
-    fn give_up_late(&self, outstanding: &mut VecDeque<Outstanding>) -> Result<(), Trouble> {
+    fn give_up_late(&self, outstanding: &mut VecDeque<Outstanding<'_>>) -> Result<(), Trouble> {
         let now = Instant::now();
         while outstanding.front().is_some_and(|front| front.deadline <= now) {
             if !self.blocked {
@@ -266,12 +285,12 @@ impl PublishingLink {
 /// confirms in order; one confirmed early waits for those before it.
 fn poll_settle(
     cx: &mut Context<'_>,
-    outstanding: &mut VecDeque<Outstanding>,
+    outstanding: &mut VecDeque<Outstanding<'_>>,
     unroutable: &Notify,
 ) -> Poll<Result<(), Trouble>> {
     let mut settled_any = false;
     while let Some(front) = outstanding.front_mut() {
-        let Poll::Ready(confirmation) = front.confirm.poll_unpin(cx) else { break };
+        let Poll::Ready(confirmation) = front.progress.poll(cx) else { break };
         let receipt = outstanding.pop_front().map(|front| front.receipt);
         let outcome = match confirmation {
             Ok(Confirmation::Ack(None)) => Ok(()),
