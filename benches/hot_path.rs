@@ -79,8 +79,13 @@ fn fan_out(criterion: &mut Criterion) {
     group.bench_function("one message to 1,000 listeners", |bencher| {
         bencher.iter(|| {
             heard.store(0, Ordering::Release);
-            let message =
-                Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, payload: payload.clone() };
+            let message = Message {
+                id: None,
+                target: Target::Broadcast,
+                kind: PayloadKind::Text,
+                published_ms: 0,
+                payload: payload.clone(),
+            };
             deliveries.blocking_send(vec![message]).expect("the hub runs");
             while heard.load(Ordering::Acquire) < LISTENERS {
                 std::hint::spin_loop();
@@ -96,7 +101,8 @@ fn envelopes(criterion: &mut Criterion) {
     let names = Names::new("warren", &incarnation);
     let payload = Bytes::from(vec![b'x'; 128]);
     let id = MessageIds::new(incarnation.clone()).next();
-    let message = Message { id: Some(id), target: Target::Broadcast, kind: PayloadKind::Text, payload };
+    let message =
+        Message { id: Some(id), target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, payload };
     let mut group = criterion.benchmark_group("AMQP envelope");
     group.bench_function("properties of a message", |bencher| {
         bencher.iter(|| envelope::properties(black_box(&message), &incarnation, 17));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -67,6 +68,12 @@ impl MessageIds {
     }
 }
 
+/// Now, in milliseconds of Unix time; 0 on a clock before 1970.
+pub fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// One message. A clone shares the payload.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -74,6 +81,8 @@ pub struct Message {
     pub id: Option<MessageId>,
     pub target: Target,
     pub kind: PayloadKind,
+    /// When it was published, in milliseconds of Unix time; AMQP carries whole seconds of it.
+    pub published_ms: u64,
     /// Byte for byte what the sender sent; valid UTF-8 where `kind` is text.
     pub payload: Bytes,
 }

@@ -67,7 +67,7 @@ fn own() -> InstanceName {
 }
 
 fn message(target: Target, text: &'static str) -> Message {
-    Message { id: None, target, kind: PayloadKind::Text, payload: Bytes::from_static(text.as_bytes()) }
+    Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, payload: Bytes::from_static(text.as_bytes()) }
 }
 
 fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {

@@ -17,7 +17,7 @@ use super::Session;
 use super::registry::Registration;
 use crate::broker::Receipt;
 use crate::close::CloseReason;
-use crate::message::{Message, PayloadKind, Target};
+use crate::message::{Message, PayloadKind, Target, now_unix_ms};
 use crate::outbox::Phase;
 use crate::protocol::{Event, Parser, Violation, frame};
 
@@ -182,7 +182,7 @@ impl Session {
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {
         self.unsettled.fetch_add(1, Ordering::Relaxed);
         let id = Some(self.sessions.message_ids().next());
-        let message = Message { id, target: Target::Broadcast, kind, payload };
+        let message = Message { id, target: Target::Broadcast, kind, published_ms: now_unix_ms(), payload };
         self.sessions.broker().publish(message, Receipt::to(self.clone())).await;
     }
 }

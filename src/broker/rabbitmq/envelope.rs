@@ -3,8 +3,6 @@
 //! A message without the properties, someone else's program's, is delivered all the same. None can hurt a session. (One
 //! whose routing key or properties are not UTF-8 does not get here: lapin ends the connection over it.)
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -12,7 +10,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::topology::Names;
 use crate::instance::Incarnation;
-use crate::message::{Message, MessageId, PayloadKind, Target};
+use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
 use crate::topic::Topic;
 
 /// The header with the sequence number; 64 bits, from 1, per incarnation (`app_id`) and route.
@@ -42,11 +40,10 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: u64) -> 
     };
     let mut headers = FieldTable::default();
     headers.insert(SEQUENCE.into(), AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX)));
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let properties = BasicProperties::default()
         .with_content_type(content_type.into())
         .with_delivery_mode(TRANSIENT)
-        .with_timestamp(now_s)
+        .with_timestamp(message.published_ms / 1000)
         .with_app_id(incarnation.as_str().into())
         .with_headers(headers);
     match &message.id {
@@ -74,6 +71,7 @@ pub fn open(delivery: Delivery, names: &Names) -> (Message, Option<Origin>) {
         id: properties.message_id().as_ref().and_then(|id| MessageId::from_publisher(id.as_str())),
         target: target(names, &exchange, &routing_key),
         kind: kind(properties.content_type().as_ref(), &data),
+        published_ms: properties.timestamp().map_or_else(now_unix_ms, |seconds| seconds.saturating_mul(1000)),
         payload: Bytes::from(data),
     };
     (message, origin)
@@ -128,14 +126,20 @@ mod tests {
                 [(PayloadKind::Text, "grüße"), (PayloadKind::Binary, "grüße"), (PayloadKind::Text, "")]
             {
                 let id = MessageId::from_publisher("id-1");
-                let sent = Message { id, target: target.clone(), kind, payload: Bytes::from(payload) };
+                let sent = Message {
+                    id,
+                    target: target.clone(),
+                    kind,
+                    published_ms: 1_700_000_000_000,
+                    payload: Bytes::from(payload),
+                };
                 let (exchange, key) = address(&names, &sent.target);
                 let properties = properties(&sent, &incarnation, 17);
                 let delivery = delivery(exchange.as_str(), key.as_str(), properties, payload.as_bytes());
                 let (got, origin) = open(delivery, &names);
                 assert_eq!(
-                    (&got.id, &got.target, got.kind, &got.payload),
-                    (&sent.id, &sent.target, kind, &sent.payload)
+                    (&got.id, &got.target, got.kind, got.published_ms, &got.payload),
+                    (&sent.id, &sent.target, kind, sent.published_ms, &sent.payload)
                 );
                 assert_eq!(origin, Some(Origin { incarnation: incarnation.as_str().into(), number: 17 }));
             }
