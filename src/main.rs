@@ -17,13 +17,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match config::from_args(std::env::args_os(), std::env::vars_os()) {
-        Ok(Command::Serve(config)) => match serve(*config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("warren: {error:#}");
-                ExitCode::FAILURE
+        Ok(Command::Serve { config, stops_with_stdin }) => {
+            if stops_with_stdin {
+                warren::bench::stop_with_stdin();
             }
-        },
+            match serve(*config) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("warren: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Ok(Command::Bench(task)) => measure(task),
         Ok(Command::PrintSample) => print(&config::sample()),
         Ok(Command::PrintMarkdown) => print(&config::markdown()),

@@ -1,14 +1,14 @@
 //! The numbers inside each payload, by which every session tells what it lost, got twice or got out of order.
 //!
-//! A marker is text, since a broadcast server may take nothing else, and stands at the payload's start in a fixed
-//! shape of six words of eight characters, so that reading one costs a few instructions:
+//! A marker is text, since a broadcast server may take nothing else, and stands at a fixed place of the payload in a
+//! fixed shape of six words of eight characters, so that reading one costs a few instructions:
 //!
 //! ```text
 //! #warren# 5f3a90c1 00000002 000004d2 00000000 0bebc200
 //! tag      run      publisher sequence sent, ns since the run's epoch (high and low word), all without blanks
 //! ```
 
-/// Bytes of a marker, and so of the smallest payload.
+/// Bytes of a marker.
 pub const MARKER_BYTES: usize = 48;
 
 /// In the place of a publisher: a message that only asks who hears, and counts nowhere.
@@ -40,10 +40,10 @@ impl Marker {
         out
     }
 
-    /// The marker that `payload` starts with.
+    /// The marker that `text` starts with.
     #[inline]
-    pub fn decode(payload: &[u8]) -> Option<Marker> {
-        let (words, _) = payload.first_chunk::<MARKER_BYTES>()?.as_chunks::<8>();
+    pub fn decode(text: &[u8]) -> Option<Marker> {
+        let (words, _) = text.first_chunk::<MARKER_BYTES>()?.as_chunks::<8>();
         let [tag, run, publisher, sequence, high, low] = words else { return None };
         if *tag != TAG {
             return None;

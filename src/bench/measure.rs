@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::server::{Kind, Server};
 
 /// Between the last handshake and the look at the memory: what handshakes needed has been given back by then.
-const SETTLE: Duration = Duration::from_millis(700);
+pub const SETTLE: Duration = Duration::from_millis(700);
 
 /// A generator whose busiest thread works so much of the time measures itself.
 pub const GENERATOR_BUSY_MAX: f64 = 0.9;
@@ -31,6 +31,8 @@ pub struct Run {
     pub memory: Option<Memory>,
     pub traffic: Option<Traffic>,
     pub faults: Faults,
+    /// Deliveries that came compressed, over all phases.
+    pub compressed_deliveries: u64,
     /// Messages of others that were heard.
     pub foreign_messages: u64,
     pub first_error: Option<String>,
@@ -62,6 +64,8 @@ pub struct Traffic {
     pub seconds: f64,
     pub messages_per_second: f64,
     pub deliveries_per_second: f64,
+    /// Of WebSocket frames; what TCP and IP put around them is not counted.
+    pub wire_bytes_per_delivery: f64,
     pub latency: Latency,
     /// The latest that a message left behind its time; its latency contains it.
     pub lateness_max_ms: f64,
@@ -111,7 +115,7 @@ pub fn measure(
     let opened = conductor.open(&load)?;
     let connect_cpu = difference(server.processes.cpu(), cpu);
     let connect_own = own_cpu().saturating_sub(own);
-    std::thread::sleep(SETTLE);
+    std::thread::sleep(work.settle);
     let idle_kib = server.processes.pss_kib();
     let all_open = opened.sessions == work.sessions;
     let traffic = if work.connect_only || !all_open { None } else { Some(conductor.traffic(&load)?) };
@@ -129,6 +133,7 @@ pub fn measure(
         memory,
         traffic: traffic.map(|traffic| traffic.with_latency(&tally)),
         faults: tally.faults,
+        compressed_deliveries: tally.compressed,
         foreign_messages: tally.foreign,
         first_error: tally.first_error,
     })
@@ -190,6 +195,7 @@ impl Traffic {
             seconds,
             messages_per_second: published.messages as f64 / seconds,
             deliveries_per_second: published.deliveries as f64 / seconds,
+            wire_bytes_per_delivery: published.bytes as f64 / published.deliveries.max(1) as f64,
             latency: Latency::of(&super::load::latency_histogram()),
             lateness_max_ms: 0.0,
             server_cpu_us_per_delivery: cpu.map(per_delivery),

@@ -12,6 +12,7 @@ mod load;
 mod marker;
 mod measure;
 mod options;
+mod payload;
 mod process;
 mod progress;
 mod report;
@@ -30,6 +31,7 @@ use report::{Contender, Report};
 use server::Kind;
 
 pub use options::{Conflict, Task, declare, read};
+pub use process::stop_with_stdin;
 
 /// Does what was asked. A failure exit means that a server lost, doubled or reordered something.
 pub fn run(task: Task) -> anyhow::Result<ExitCode> {
@@ -44,12 +46,10 @@ pub fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Suite(options) => {
             crate::open_files::raise();
-            let (table, value, is_sound) = suite::run(&options, &Interrupt::listen()?)?;
-            print!("{table}");
-            if let Some(path) = &options.json {
-                report::write(path, &format!("{value:#}\n"))?;
-            }
-            Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let table = suite::run(&options, &Interrupt::listen()?)?;
+            print!("{}", table.markdown());
+            table.write(&options)?;
+            Ok(if table.is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }

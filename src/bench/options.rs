@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use super::load::{Pace, Plan};
-use super::marker::MARKER_BYTES;
-use super::server::{Kind, floor};
+use super::measure::SETTLE;
+use super::payload::Content;
+use super::server::{Kind, Own, floor};
 use super::target::Target;
 use crate::config::BrokerUri;
 
@@ -46,7 +47,12 @@ pub struct Work {
     pub sessions: usize,
     pub publishers: usize,
     pub pace: Pace,
+    pub content: Content,
     pub size: usize,
+    /// Have messages sent compressed.
+    pub compress: bool,
+    /// Between the last handshake and the look at the memory.
+    pub settle: Duration,
     pub warmup: Duration,
     pub duration: Duration,
     pub threads: usize,
@@ -63,7 +69,9 @@ impl Work {
             sessions: self.sessions,
             publishers: self.publishers,
             pace: self.pace,
+            content: self.content,
             size: self.size,
+            compress: self.compress,
             threads: self.threads,
             concurrency: self.concurrency,
         }
@@ -93,7 +101,7 @@ pub fn declare(command: clap::Command) -> clap::Command {
         .args(report_arguments().map(|argument| argument.help_heading("Report")))
 }
 
-fn work_arguments() -> [Arg; 10] {
+fn work_arguments() -> [Arg; 12] {
     [
         number("sessions", "N", "1000").help("Sessions to open"),
         number("publishers", "N", "1").help("Sessions among them that publish"),
@@ -105,7 +113,18 @@ fn work_arguments() -> [Arg; 10] {
         number("window", "MESSAGES", "8")
             .conflicts_with("rate")
             .help("Closed loop, unless --rate is given: messages of each publisher on their way"),
-        number("size", "BYTES", "128").help("Payload of a message, at least 48"),
+        number("size", "BYTES", "128").help("Payload of a message, at least 48; of JSON, 67"),
+        Arg::new("payload")
+            .long("payload")
+            .value_name("KIND")
+            .default_value("filler")
+            .value_parser(content)
+            .help("What it is: filler, or json, which compresses as an application's messages do"),
+        Arg::new("compress")
+            .long("compress")
+            .action(ArgAction::SetTrue)
+            .conflicts_with("floor")
+            .help("Ask for compressed messages (permessage-deflate), and take no server that does not agree"),
         seconds("duration", "5").help("Measured time"),
         seconds("warmup", "1").help("Time before it that counts for nothing"),
         number("threads", "N", "1").help("Threads of the generator"),
@@ -114,7 +133,7 @@ fn work_arguments() -> [Arg; 10] {
     ]
 }
 
-fn server_arguments() -> [Arg; 9] {
+fn server_arguments() -> [Arg; 10] {
     let target = |text: &str| text.parse::<Target>();
     [
         Arg::new("url")
@@ -136,6 +155,7 @@ fn server_arguments() -> [Arg; 9] {
             .help("RabbitMQ for the Warren that is started [default: its in-process broker]"),
         number("instances", "N", "1").conflicts_with("url").help("Instances to start; more than one need --broker"),
         number("worker-threads", "N", "0").conflicts_with("url").help("Their threads; 0 means one per core"),
+        number("coalesce-ms", "MS", "0").conflicts_with("url").help("How long their messages wait for others"),
         Arg::new("floor")
             .long("floor")
             .action(ArgAction::SetTrue)
@@ -164,7 +184,7 @@ fn report_arguments() -> [Arg; 4] {
         Arg::new("suite")
             .long("suite")
             .action(ArgAction::SetTrue)
-            .conflicts_with_all(["url", "compare", "rate", "connect"])
+            .conflicts_with_all(["url", "compare", "rate", "connect", "payload", "compress", "coalesce-ms"])
             .help("Measure everything that docs/benchmarks.md shows, against its targets, as a Markdown table"),
         Arg::new("scale")
             .long("scale")
@@ -173,6 +193,14 @@ fn report_arguments() -> [Arg; 4] {
             .value_parser(positive)
             .help("Factor for the sessions and seconds of --suite"),
     ]
+}
+
+fn content(text: &str) -> Result<Content, String> {
+    match text {
+        "filler" => Ok(Content::Filler),
+        "json" => Ok(Content::Json),
+        _ => Err("expected filler or json".to_owned()),
+    }
 }
 
 fn number(name: &'static str, unit: &'static str, default: &'static str) -> Arg {
@@ -226,11 +254,15 @@ fn work(matches: &ArgMatches) -> Result<Work, Conflict> {
         Some(rate) => Pace::Rate(*rate),
         None => Pace::Window(u32::try_from(at_least(matches, "window", 1)?).unwrap_or(u32::MAX)),
     };
+    let content = matches.get_one("payload").copied().unwrap_or(Content::Filler);
     let work = Work {
         sessions: at_least(matches, "sessions", 1)?,
         publishers: at_least(matches, "publishers", 1)?,
         pace,
-        size: at_least(matches, "size", MARKER_BYTES)?,
+        content,
+        size: at_least(matches, "size", content.bytes_min())?,
+        compress: matches.get_flag("compress"),
+        settle: SETTLE,
         warmup: matches.get_one("warmup").copied().unwrap_or_default(),
         duration: matches.get_one("duration").copied().unwrap_or_default(),
         threads: at_least(matches, "threads", 1)?,
@@ -259,7 +291,8 @@ fn warren(matches: &ArgMatches) -> Result<Kind, Conflict> {
     if instances > 1 && broker.is_none() {
         return Err(Conflict(format!("--instances {instances}: without --broker they would not hear each other")));
     }
-    Ok(Kind::Warren { broker, instances, worker_threads: count(matches, "worker-threads") })
+    let coalesce_ms = matches.get_one("coalesce-ms").copied().unwrap_or(0);
+    Ok(Kind::Warren(Own { broker, instances, worker_threads: count(matches, "worker-threads"), coalesce_ms }))
 }
 
 fn count(matches: &ArgMatches, name: &str) -> usize {
@@ -299,9 +332,16 @@ mod tests {
     #[test]
     fn nothing_means_a_warren_of_its_own_in_a_closed_loop() {
         let options = options("");
-        assert_eq!(options.warren, Kind::Warren { broker: None, instances: 1, worker_threads: 0 });
+        assert_eq!(options.warren, Kind::Warren(Own::default()));
         assert_eq!((options.work.sessions, options.work.size), (1000, 128));
         assert_eq!((options.work.pace, options.floor, options.repeat), (Pace::Window(8), None, None));
+    }
+
+    #[test]
+    fn json_and_compression_are_asked_for() {
+        let options = options("--payload json --compress --coalesce-ms 2");
+        assert_eq!((options.work.content, options.work.compress), (Content::Json, true));
+        assert_eq!(options.warren, Kind::Warren(Own { coalesce_ms: 2, ..Own::default() }));
     }
 
     #[test]
@@ -331,6 +371,10 @@ mod tests {
             ("--sessions 0", "--sessions 0"),
             ("--sessions x", "--sessions"),
             ("--size 47", "at least 48"),
+            ("--size 66 --payload json", "at least 67"),
+            ("--payload xml", "filler or json"),
+            ("--compress --floor", "cannot be used with"),
+            ("--suite --compress", "cannot be used with"),
             ("--publishers 5 --sessions 4", "only 4 sessions"),
             ("--threads 5 --sessions 4", "only 4 sessions"),
             ("--rate 0", "above 0"),

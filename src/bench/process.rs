@@ -1,9 +1,13 @@
-//! What processes cost, as the kernel counts it: CPU time from `/proc/PID/stat`, memory from `/proc/PID/smaps_rollup`.
+//! Processes: how a child notices that its parent is gone, and what each costs, as the kernel counts it: CPU time from
+//! `/proc/PID/stat`, memory from `/proc/PID/smaps_rollup`.
 //!
-//! Only Linux has these; elsewhere, and for processes of other users, every answer is `None` and the report says so.
+//! Only Linux has these files; elsewhere, and for processes of other users, every answer is `None` and the report says
+//! so.
 
-use std::fs;
 use std::time::Duration;
+use std::{fs, io};
+
+use rustix::process::{Signal, getpid, kill_process};
 
 /// The processes of one server, counted as one.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,15 @@ impl Processes {
         }
         self.0.iter().map(|pid| of_one(*pid)).sum()
     }
+}
+
+/// Asks this process to stop, as SIGTERM does, when standard input ends: whoever started it holds the other end, be it
+/// only until it is killed.
+pub fn stop_with_stdin() {
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = kill_process(getpid(), Signal::TERM);
+    });
 }
 
 /// CPU time of this whole process.

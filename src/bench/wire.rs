@@ -3,6 +3,7 @@
 //! Nothing here allocates for what is received: a frame is found where it lies in the read buffer.
 
 use super::marker::{MARKER_BYTES, Marker};
+use super::payload::Content;
 
 pub const TEXT: u8 = 0x1;
 pub const BINARY: u8 = 0x2;
@@ -11,6 +12,10 @@ pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
 
 const FIN: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+/// The first reserved bit: of a message that is compressed, once both sides agreed to that (RFC 7692 §6).
+const COMPRESSED: u8 = 0x40;
+const CONTROL: u8 = 0x08;
 const MASKED: u8 = 0x80;
 
 /// Constant, since nothing hostile sits between the generator and the server it measures; not zero, so that a server
@@ -21,6 +26,7 @@ const MASK: [u8; 4] = [0x57, 0x31, 0xC4, 0x6E];
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     pub opcode: u8,
+    pub is_compressed: bool,
     pub payload: &'a [u8],
     /// Bytes of the frame, header and all.
     pub length: usize,
@@ -35,11 +41,13 @@ pub enum Violation {
     Masked,
 }
 
-/// The frame at the front of `bytes`; `None` while it is not all there.
+/// The frame at the front of `bytes`; `None` while it is not all there. A message may be compressed if `compression`
+/// was agreed to.
 #[inline]
-pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, Violation> {
+pub fn decode(bytes: &[u8], compression: bool) -> Result<Option<Frame<'_>>, Violation> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    if first & 0x70 != 0 {
+    let is_compressed = first & RESERVED == COMPRESSED && first & CONTROL == 0 && compression;
+    if first & RESERVED != 0 && !is_compressed {
         return Err(Violation::Reserved);
     }
     if second & MASKED != 0 {
@@ -58,7 +66,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, Violation> {
     };
     let length = payload_len.saturating_add(header);
     let frame = bytes.get(header..length);
-    Ok(frame.map(|payload| Frame { opcode: first & 0x0F, payload, length }))
+    Ok(frame.map(|payload| Frame { opcode: first & 0x0F, is_compressed, payload, length }))
 }
 
 /// Appends a client's frame.
@@ -82,25 +90,28 @@ pub fn encode(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
 /// A masked frame ready to be sent again and again with another marker.
 pub struct Template {
     frame: Vec<u8>,
+    payload_at: usize,
+    /// Within the payload.
     marker_at: usize,
 }
 
 impl Template {
-    /// For payloads of `size` bytes, of which the marker takes the first [`MARKER_BYTES`].
-    pub fn new(size: usize) -> Template {
-        let payload: Vec<u8> = (0..size.max(MARKER_BYTES)).map(|index| b'a' + (index % 26) as u8).collect();
+    /// For payloads of `size` bytes.
+    pub fn new(content: Content, size: usize) -> Template {
+        let payload = content.text(size);
         let mut frame = Vec::new();
         encode(TEXT, &payload, &mut frame);
-        let marker_at = frame.len() - payload.len();
-        Template { frame, marker_at }
+        let payload_at = frame.len() - payload.len();
+        Template { frame, payload_at, marker_at: content.marker_at() }
     }
 
     /// Appends the frame with this marker.
     pub fn append(&self, marker: Marker, out: &mut Vec<u8>) {
-        let start = out.len() + self.marker_at;
+        let start = out.len() + self.payload_at + self.marker_at;
         out.extend_from_slice(&self.frame);
         let place = &mut out[start..start + MARKER_BYTES];
-        for ((place, byte), mask) in place.iter_mut().zip(marker.encode()).zip(MASK.iter().cycle()) {
+        for ((place, byte), mask) in place.iter_mut().zip(marker.encode()).zip(MASK.iter().cycle().skip(self.marker_at))
+        {
             *place = byte ^ mask;
         }
     }
@@ -123,30 +134,41 @@ mod tests {
             let mut bytes = from_server(length);
             let whole = bytes.len();
             for cut in [1, 2, 3, 5, 9, whole - 1] {
-                assert_eq!(decode(&bytes[..cut.min(whole - 1)]), Ok(None), "{length} bytes cut at {cut}");
+                assert_eq!(decode(&bytes[..cut.min(whole - 1)], false), Ok(None), "{length} bytes cut at {cut}");
             }
             bytes.extend_from_slice(b"next");
-            let frame = decode(&bytes).expect("a frame").expect("a whole frame");
+            let frame = decode(&bytes, false).expect("a frame").expect("a whole frame");
             assert_eq!((frame.opcode, frame.payload.len(), frame.length), (TEXT, length, whole));
         }
     }
 
     #[test]
     fn frames_that_no_server_may_send_are_refused() {
-        assert_eq!(decode(&[0xC1, 0]), Err(Violation::Reserved));
-        assert_eq!(decode(&[0x81, 0x80, 0, 0, 0, 0]), Err(Violation::Masked));
+        assert_eq!(decode(&[0xC1, 0], false), Err(Violation::Reserved));
+        assert_eq!(decode(&[0x81, 0x80, 0, 0, 0, 0], false), Err(Violation::Masked));
+    }
+
+    #[test]
+    fn only_messages_are_compressed_and_only_by_agreement() {
+        let is_compressed = |first| decode(&[first, 0], true).map(|frame| frame.map(|frame| frame.is_compressed));
+        assert_eq!([0xC1, 0xC2, 0x81].map(is_compressed), [Ok(Some(true)), Ok(Some(true)), Ok(Some(false))]);
+        for first in [0xC8, 0xC9, 0xA1, 0x91, 0xE1, 0xD1] {
+            assert_eq!(is_compressed(first), Err(Violation::Reserved), "{first:#x}");
+        }
     }
 
     #[test]
     fn the_server_reads_what_the_template_writes() {
-        for size in [MARKER_BYTES, 125, 126, 128, 1024, 65_536] {
-            let marker = Marker { run: 7, publisher: 1, sequence: 9, sent_ns: 5_000_000_000 };
-            let mut out = Vec::new();
-            Template::new(size).append(marker, &mut out);
-            let event = Parser::new(1 << 20).next(&mut &out[..]);
-            let Ok(Some(Event::Message { payload, .. })) = event else { panic!("no message: {event:?}") };
-            assert_eq!(payload.len(), size);
-            assert_eq!(Marker::decode(&payload), Some(marker));
+        let marker = Marker { run: 7, publisher: 1, sequence: 9, sent_ns: 5_000_000_000 };
+        for content in [Content::Filler, Content::Json] {
+            for size in [content.bytes_min(), 125, 126, 128, 1024, 65_536] {
+                let mut out = Vec::new();
+                Template::new(content, size).append(marker, &mut out);
+                let event = Parser::new(1 << 20).next(&mut &out[..]);
+                let Ok(Some(Event::Message { payload, .. })) = event else { panic!("no message: {event:?}") };
+                assert_eq!(payload.len(), size);
+                assert_eq!(Marker::decode(&payload[content.marker_at()..]), Some(marker));
+            }
         }
     }
 }

@@ -18,14 +18,17 @@ use crate::bench;
 /// Widest line of the help.
 const HELP_COLUMNS_MAX: usize = 100;
 
+/// Hidden: for a server that must not outlive the program that started it. No option, as it is nothing to configure.
+pub const STOP_WITH_STDIN: &str = "stop-with-stdin";
+
 /// Name of the flag that turns `warren config` to Markdown.
 const MARKDOWN: &str = "markdown";
 
 /// What the user wants done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Run the server.
-    Serve(Box<Config>),
+    /// Run the server; if `stops_with_stdin`, until standard input ends.
+    Serve { config: Box<Config>, stops_with_stdin: bool },
     /// Measure a server.
     Bench(bench::Task),
     /// Print the documented sample file.
@@ -86,7 +89,8 @@ fn read_serve(matches: &ArgMatches, env: Environment) -> Result<Command, Error> 
         Some((row.name, values.cloned().collect()))
     };
     let flags: Flags = rows().into_iter().chain([config_row()]).filter_map(values_of).collect();
-    load::load(&flags, env).map(|config| Command::Serve(Box::new(config)))
+    let config = Box::new(load::load(&flags, env)?);
+    Ok(Command::Serve { config, stops_with_stdin: matches.get_flag(STOP_WITH_STDIN) })
 }
 
 fn read_bench(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
@@ -108,6 +112,7 @@ fn read_config(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
 fn with_options(command: clap::Command) -> clap::Command {
     command
         .next_line_help(true)
+        .arg(Arg::new(STOP_WITH_STDIN).long(STOP_WITH_STDIN).action(ArgAction::SetTrue).hide(true))
         .arg(argument(&config_row()))
         .args(rows().iter().map(|row| argument(row).help_heading(row.heading)))
         .after_help(

@@ -24,7 +24,7 @@ mod tests;
 
 pub use access::{AllowedOrigins, InvalidOrigin, Origin};
 pub use broker::{BrokerChoice, BrokerUri, InvalidBrokerUri};
-pub use command::{Command, from_args};
+pub use command::{Command, STOP_WITH_STDIN, from_args};
 pub use error::Exit;
 pub use names::{InvalidLogFilter, InvalidPrefix, LogFilter, Prefix};
 pub use options::Config;

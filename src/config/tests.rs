@@ -19,7 +19,7 @@ fn run(args: &str, env: &[(&str, &str)]) -> Result<Command, Exit> {
 
 fn config_of(args: &str, env: &[(&str, &str)]) -> Config {
     match run(args, env) {
-        Ok(Command::Serve(config)) => *config,
+        Ok(Command::Serve { config, stops_with_stdin: false }) => *config,
         other => panic!("{args:?} does not serve: {other:?}"),
     }
 }

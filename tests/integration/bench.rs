@@ -11,7 +11,8 @@ use tokio::sync::broadcast;
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::within_deadline;
+use crate::support::process::{Signal, Warren};
+use crate::support::{eventually, within_deadline};
 
 /// How often the `n`th message is sent on to each session.
 type Copies = fn(n: usize) -> usize;
@@ -53,6 +54,64 @@ async fn the_floor_stands_beside_with_a_ratio() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_messages_take_fewer_bytes_and_are_checked_like_others() {
+    let work = ["--sessions", "10", "--publishers", "2", "--size", "1024", "--payload", "json"];
+    let run = async |name: &str, more: &[&str]| {
+        let json = temporary(name);
+        let output = bench(&[&work[..], more, &["--json", &json]].concat()).await;
+        assert!(output.status.success(), "{output:?}");
+        read_json(&json)["servers"][0]["runs"][0].clone()
+    };
+    let (plain, compressed) = (run("plain.json", &[]).await, run("compressed.json", &["--compress"]).await);
+    let bytes = |run: &Value| run["traffic"]["wire_bytes_per_delivery"].as_f64().expect("a number");
+    assert_eq!(bytes(&plain), 1024.0 + 4.0, "a header of four bytes");
+    assert!((200.0..600.0).contains(&bytes(&compressed)), "{compressed}");
+    assert_eq!(plain["compressed_deliveries"], 0);
+    assert!(compressed["compressed_deliveries"].as_u64() >= compressed["traffic"]["deliveries"].as_u64());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_compress_is_found_out() {
+    let address = defective_server(|_| 1).await;
+    let output = bench(&["--sessions", "3", "--compress", &format!("ws://{address}/")]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains("3 sessions refused"), "{report}");
+    assert!(report.contains("the server does not agree to permessage-deflate"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_writes_its_table_as_markdown_as_json_and_as_a_page() {
+    let (json, html) = (temporary("suite.json"), temporary("suite.html"));
+    let arguments = ["bench", "--suite", "--scale", "0.01", "--repeat", "1", "--json", &json, "--html", &html];
+    let ended = Warren::command(&arguments, &[]).ended_late().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let rows = read_json(&json)["rows"].as_array().expect("rows").clone();
+    assert_eq!(ended.stdout.lines().count(), rows.len() + 2, "{}", ended.stdout);
+    let row = |what: &str| {
+        let is_it = |row: &&Value| row["what"].as_str().is_some_and(|name| name.contains(what));
+        rows.iter().find(is_it).unwrap_or_else(|| panic!("no row with {what:?}"))
+    };
+    assert!(row("one write each")["note"].as_str().is_some_and(|note| note.contains("in process (no --broker)")));
+    assert_eq!(row("on RabbitMQ")["measured"], Value::Null);
+    let saved = row("bytes on the wire")["measured"].as_f64().expect("a number");
+    assert!((0.2..0.6).contains(&saved), "{saved}");
+    assert!(row("deliveries of 16 KiB, in process")["measured"].as_f64() > Some(0.0));
+    let page = std::fs::read_to_string(&html).expect("the page");
+    let _ = std::fs::remove_file(html);
+    assert_eq!(page.matches("<div class=\"row").count(), rows.len());
+    assert!(page.contains("targets reached") && page.contains("class=\"dot\"") && !page.contains("{{"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_floor_runs_also_where_messages_are_large_and_joined() {
+    let json = temporary("large.json");
+    let output = bench(&["--sessions", "20", "--floor", "--size", "16384", "--json", &json]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(read_json(&json)["ok"], true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_loses_is_found_out() {
     finds("deliveries lost", |n| usize::from(n % 10 != 5)).await;
 }
@@ -75,6 +134,19 @@ async fn arguments_that_make_no_sense_exit_with_2() {
     let output = bench(&["--sessions", "1", "--publishers", "2"]).await;
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("--publishers 2"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_servers_it_started_do_not_outlive_it_when_it_is_killed() {
+    for (server, flags) in [("floor", &["--floor"][..]), ("warren", &[])] {
+        let arguments = [&["bench", "--sessions", "2", "--warmup", "60"], flags].concat();
+        let mut bench = Warren::command(&arguments, &[]);
+        bench.reports(&format!("{server}: warming up")).await;
+        let children = children_of(bench.pid());
+        assert_eq!(children.len(), 1, "{server}: {children:?}");
+        bench.signal(Signal::KILL);
+        eventually(&format!("{server} is gone"), || async { !is_running(children[0]) }).await;
+    }
 }
 
 async fn finds(defect: &str, copies: Copies) {
@@ -122,6 +194,18 @@ async fn defective_server(copies: Copies) -> SocketAddr {
         }
     });
     address
+}
+
+/// The processes that `pid`'s first thread started.
+fn children_of(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a living process");
+    children.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
+}
+
+/// A zombie, whose adoptive parent has not looked yet, does not run.
+fn is_running(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
 }
 
 fn temporary(name: &str) -> String {

@@ -24,6 +24,8 @@ pub struct Tally {
     /// How late messages were sent, which their latencies contain.
     pub lateness: Histogram<u64>,
     pub published: Vec<u32>,
+    /// Deliveries that came compressed.
+    pub compressed: u64,
     /// Messages of others on the same server.
     pub foreign: u64,
     pub faults: Faults,
@@ -38,6 +40,7 @@ impl Tally {
             handshakes: latency_histogram(),
             lateness: latency_histogram(),
             published: vec![0; publishers],
+            compressed: 0,
             foreign: 0,
             faults: Faults::default(),
             first_error: None,
@@ -48,7 +51,8 @@ impl Tally {
     /// Enters what arrived at `session`, the worker's own number of it.
     #[inline]
     pub fn enter(&mut self, session: usize, payload: &[u8], expected: Expected) -> Entry {
-        let Some(marker) = Marker::decode(payload).filter(|marker| marker.run == expected.run) else {
+        let marker = payload.get(expected.marker_at..).and_then(Marker::decode);
+        let Some(marker) = marker.filter(|marker| marker.run == expected.run) else {
             self.foreign += 1;
             return Entry::Other;
         };
@@ -68,6 +72,11 @@ impl Tally {
         Entry::Delivery
     }
 
+    /// Enters what cannot be inflated.
+    pub fn corrupt(&mut self) {
+        self.checkers[0].damaged();
+    }
+
     pub fn join(mut self, other: Tally) -> Tally {
         // All histograms have the same bounds, so adding cannot fail.
         let _ = self.latency.add(&other.latency);
@@ -76,6 +85,7 @@ impl Tally {
         for (sum, part) in self.published.iter_mut().zip(&other.published) {
             *sum += part;
         }
+        self.compressed += other.compressed;
         self.foreign += other.foreign;
         self.checkers.extend(other.checkers);
         self
@@ -96,6 +106,7 @@ impl Tally {
 pub struct Expected {
     pub run: u32,
     pub size: usize,
+    pub marker_at: usize,
     pub now_ns: u64,
     pub measured_from_ns: u64,
 }
@@ -105,7 +116,8 @@ mod tests {
     use super::*;
     use crate::bench::marker::MARKER_BYTES;
 
-    const EXPECTED: Expected = Expected { run: 7, size: MARKER_BYTES, now_ns: 5_000_000, measured_from_ns: 2_000_000 };
+    const EXPECTED: Expected =
+        Expected { run: 7, size: MARKER_BYTES, marker_at: 0, now_ns: 5_000_000, measured_from_ns: 2_000_000 };
 
     fn payload(run: u32, publisher: u32, sequence: u32, sent_ns: u64) -> [u8; MARKER_BYTES] {
         Marker { run, publisher, sequence, sent_ns }.encode()

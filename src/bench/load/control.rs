@@ -14,6 +14,16 @@ use super::worker::WAKE;
 /// In the place of a time: not now.
 const NEVER: u64 = u64::MAX;
 
+/// What came to one worker in one turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deliveries {
+    pub count: u64,
+    /// Of their frames.
+    pub bytes: u64,
+    /// When the last of them came.
+    pub last_ns: u64,
+}
+
 pub struct Control {
     /// Tells this run's messages from others'.
     pub run: u32,
@@ -34,6 +44,8 @@ pub struct Control {
     pub last_opened_ns: AtomicU64,
     pub published: AtomicU64,
     pub delivered: AtomicU64,
+    /// Bytes of the frames in which deliveries came.
+    pub delivered_bytes: AtomicU64,
     pub last_delivery_ns: AtomicU64,
     /// CPU time of each worker, in nanoseconds.
     busy_ns: Vec<AtomicU64>,
@@ -62,6 +74,7 @@ impl Control {
             last_opened_ns: AtomicU64::new(0),
             published: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            delivered_bytes: AtomicU64::new(0),
             last_delivery_ns: AtomicU64::new(0),
             busy_ns: polls.iter().map(|_| AtomicU64::new(0)).collect(),
             wakers,
@@ -108,9 +121,10 @@ impl Control {
     }
 
     /// Enters one turn's deliveries of a worker.
-    pub fn delivered(&self, count: u64, at_ns: u64) {
-        self.last_delivery_ns.fetch_max(at_ns, AcqRel);
-        self.delivered.fetch_add(count, AcqRel);
+    pub fn delivered(&self, deliveries: Deliveries) {
+        self.last_delivery_ns.fetch_max(deliveries.last_ns, AcqRel);
+        self.delivered_bytes.fetch_add(deliveries.bytes, AcqRel);
+        self.delivered.fetch_add(deliveries.count, AcqRel);
     }
 
     pub fn set_busy(&self, worker: usize, cpu: Duration) {

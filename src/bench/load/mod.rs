@@ -6,6 +6,7 @@
 
 mod books;
 mod control;
+mod inflate;
 mod pace;
 mod session;
 mod timer;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::check::Faults;
+use super::payload::Content;
 use super::target::Target;
 use control::Control;
 use worker::Worker;
@@ -46,11 +48,31 @@ pub struct Plan {
     /// The first so many sessions publish.
     pub publishers: usize,
     pub pace: Pace,
+    pub content: Content,
     /// Bytes of payload.
     pub size: usize,
+    /// Open no session that will not be sent compressed messages.
+    pub compress: bool,
     pub threads: usize,
     /// Handshakes under way at a time.
     pub concurrency: usize,
+}
+
+#[cfg(test)]
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            targets: Vec::new(),
+            sessions: 1,
+            publishers: 1,
+            pace: Pace::Window(1),
+            content: Content::Filler,
+            size: 128,
+            compress: false,
+            threads: 1,
+            concurrency: 1,
+        }
+    }
 }
 
 /// Why a run ends early.
@@ -81,6 +103,8 @@ pub struct Opened {
 pub struct Published {
     pub messages: u64,
     pub deliveries: u64,
+    /// Bytes of the frames in which they came.
+    pub bytes: u64,
     /// From the first message to the last delivery.
     pub took: Duration,
     /// CPU time of the busiest worker.
@@ -137,6 +161,7 @@ impl Load {
     ) -> Result<Published, Ended> {
         let control = &self.control;
         let before = (control.published.load(Acquire), control.delivered.load(Acquire));
+        let bytes_before = control.delivered_bytes.load(Acquire);
         let busy_before = control.busy();
         let from = control.now_ns();
         control.begin_publishing(from, measured);
@@ -160,6 +185,7 @@ impl Load {
         Ok(Published {
             messages,
             deliveries: delivered(),
+            bytes: control.delivered_bytes.load(Acquire) - bytes_before,
             took: Duration::from_nanos(took),
             busiest: busiest.unwrap_or_default(),
         })

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn schedule(pace: Pace, publishers: usize, threads: usize, worker: usize) -> Schedule {
-        let plan = Plan { targets: Vec::new(), sessions: 10, publishers, pace, size: 128, threads, concurrency: 1 };
+        let plan = Plan { sessions: 10, publishers, pace, threads, ..Plan::default() };
         let mut schedule = Schedule::new(&plan, worker);
         schedule.follow(Some(1_000));
         schedule

@@ -10,6 +10,10 @@ use crate::bench::wire;
 /// The key of every handshake (16 bytes in base64): nothing depends on its being secret.
 pub const ACCEPT_KEY: &str = "d2FycmVuIGJlbmNobWFyaw==";
 
+/// Offered where compression is wanted. Without the takeover of contexts on either side every message stands by itself:
+/// what one session hears is what all hear, and none needs a window of its own.
+pub const COMPRESSION: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
 /// The longest answer to a handshake that is waited for.
 const ANSWER_BYTES_MAX: usize = 8 * 1024;
 
@@ -100,8 +104,9 @@ impl Session {
     }
 }
 
-/// The length of the answer that agrees to the handshake, once it is all there.
-pub fn handshake_answer(bytes: &[u8], accept: &str) -> Result<Option<usize>, String> {
+/// The length of the answer that agrees to the handshake, and to [`COMPRESSION`] where it was offered, once it is all
+/// there.
+pub fn handshake_answer(bytes: &[u8], accept: &str, compression: bool) -> Result<Option<usize>, String> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return if bytes.len() > ANSWER_BYTES_MAX { Err("the answer has no end".to_owned()) } else { Ok(None) };
     };
@@ -111,14 +116,24 @@ pub fn handshake_answer(bytes: &[u8], accept: &str) -> Result<Option<usize>, Str
     if status.split(' ').nth(1) != Some("101") {
         return Err(format!("the handshake was refused: {status}"));
     }
-    let accepts = |line: &str| {
-        line.split_once(':')
-            .is_some_and(|(name, value)| name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == accept)
+    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
+    let values = |wanted: &'static str| {
+        headers.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
     };
-    if !lines.any(accepts) {
+    if !values("sec-websocket-accept").any(|value| value == accept) {
         return Err("Sec-WebSocket-Accept is not the one for our key".to_owned());
     }
+    if compression && !values("sec-websocket-extensions").any(agrees_to_compression) {
+        return Err(format!("the server does not agree to {COMPRESSION}"));
+    }
     Ok(Some(end + 4))
+}
+
+/// Whether the server will compress, each message by itself. The client's messages it may want as it likes: they are
+/// sent plain.
+fn agrees_to_compression(answer: &str) -> bool {
+    let mut words = answer.split(';').map(str::trim);
+    words.next() == Some("permessage-deflate") && words.any(|word| word == "server_no_context_takeover")
 }
 
 #[cfg(test)]
@@ -135,10 +150,25 @@ mod tests {
     fn only_a_whole_agreement_opens_a_session() {
         let accept = accept_key(ACCEPT_KEY);
         let answer = format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-ACCEPT:  {accept}\r\n\r\n");
-        assert_eq!(handshake_answer(answer.as_bytes(), &accept), Ok(Some(answer.len())));
-        assert_eq!(handshake_answer(&answer.as_bytes()[..answer.len() - 1], &accept), Ok(None));
-        assert!(handshake_answer(answer.as_bytes(), "another").is_err());
-        assert!(handshake_answer(answer.replace("101", "200").as_bytes(), &accept).is_err());
-        assert!(handshake_answer(&[b'x'; ANSWER_BYTES_MAX + 1], &accept).is_err());
+        assert_eq!(handshake_answer(answer.as_bytes(), &accept, false), Ok(Some(answer.len())));
+        assert_eq!(handshake_answer(&answer.as_bytes()[..answer.len() - 1], &accept, false), Ok(None));
+        assert!(handshake_answer(answer.as_bytes(), "another", false).is_err());
+        assert!(handshake_answer(answer.replace("101", "200").as_bytes(), &accept, false).is_err());
+        assert!(handshake_answer(&[b'x'; ANSWER_BYTES_MAX + 1], &accept, false).is_err());
+    }
+
+    #[test]
+    fn where_compression_is_wanted_a_plain_session_is_none() {
+        let accept = accept_key(ACCEPT_KEY);
+        let opens = |extensions: &str| {
+            let answer = format!("HTTP/1.1 101 \r\n{extensions}Sec-WebSocket-Accept: {accept}\r\n\r\n");
+            handshake_answer(answer.as_bytes(), &accept, true).is_ok()
+        };
+        assert!(!opens(""));
+        assert!(!opens("Sec-WebSocket-Extensions: permessage-deflate\r\n"), "each message must stand by itself");
+        assert!(!opens("Sec-WebSocket-Extensions: other; server_no_context_takeover\r\n"));
+        assert!(opens("sec-websocket-extensions: permessage-deflate;server_no_context_takeover\r\n"));
+        let own = crate::protocol::extensions::negotiate([COMPRESSION]).expect("a list").expect("an agreement");
+        assert!(opens(&format!("Sec-WebSocket-Extensions: {own}\r\n")));
     }
 }

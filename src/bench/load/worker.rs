@@ -11,9 +11,10 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Plan;
 use super::books::{Entry, Expected, Tally};
-use super::control::Control;
+use super::control::{Control, Deliveries};
+use super::inflate::Inflater;
 use super::pace::{Due, Pace, Schedule};
-use super::session::{ACCEPT_KEY, Session, Stage, handshake_answer};
+use super::session::{ACCEPT_KEY, COMPRESSION, Session, Stage, handshake_answer};
 use super::timer::Timer;
 use crate::bench::marker::{Marker, PROBE};
 use crate::bench::process::thread_cpu;
@@ -49,9 +50,10 @@ pub struct Worker {
     tally: Tally,
     schedule: Schedule,
     template: Template,
+    inflater: Inflater,
     probes: u32,
-    /// Deliveries of this turn, and the time of the last.
-    turn: (u64, u64),
+    /// Of this turn.
+    deliveries: Deliveries,
 }
 
 impl Worker {
@@ -63,9 +65,10 @@ impl Worker {
         poll: Poll,
     ) -> io::Result<Worker> {
         let timer = Timer::new(poll.registry(), TIMER)?;
+        let offer = plan.compress.then_some(COMPRESSION);
         let mine = plan.sessions.saturating_sub(index).div_ceil(plan.threads);
         Ok(Worker {
-            requests: plan.targets.iter().map(|target| target.request(ACCEPT_KEY)).collect(),
+            requests: plan.targets.iter().map(|target| target.request(ACCEPT_KEY, offer)).collect(),
             accept: accept_key(ACCEPT_KEY),
             timer,
             sessions: Vec::with_capacity(mine),
@@ -73,9 +76,11 @@ impl Worker {
             opening: 0,
             tally: Tally::new(mine, plan.publishers),
             schedule: Schedule::new(&plan, index),
-            template: Template::new(plan.size),
+            template: Template::new(plan.content, plan.size),
+            // One more than is right shows that it is too long.
+            inflater: Inflater::new(plan.size + 1),
             probes: 0,
-            turn: (0, 0),
+            deliveries: Deliveries::default(),
             plan,
             control,
             addresses,
@@ -113,9 +118,9 @@ impl Worker {
             }
         }
         self.control.set_busy(self.index, thread_cpu());
-        let (deliveries, at_ns) = std::mem::take(&mut self.turn);
-        if deliveries > 0 {
-            self.control.delivered(deliveries, at_ns);
+        let deliveries = std::mem::take(&mut self.deliveries);
+        if deliveries.count > 0 {
+            self.control.delivered(deliveries);
             self.wake_publishers();
         }
         self.publish();
@@ -206,24 +211,22 @@ impl Worker {
     fn consume(&mut self, index: usize, bytes: &[u8], now_ns: u64) -> Result<usize, String> {
         let mut used = 0;
         if self.sessions[index].stage == Stage::Handshaking {
-            let Some(length) = handshake_answer(bytes, &self.accept)? else { return Ok(0) };
+            let Some(length) = handshake_answer(bytes, &self.accept, self.plan.compress)? else { return Ok(0) };
             used = length;
             self.opened(index, now_ns);
         }
         let expected = Expected {
             run: self.control.run,
             size: self.plan.size,
+            marker_at: self.plan.content.marker_at(),
             now_ns,
             measured_from_ns: self.control.measuring_from(),
         };
-        while let Some(frame) = wire::decode(&bytes[used..]).map_err(|violation| violation.to_string())? {
+        let compress = self.plan.compress;
+        while let Some(frame) = wire::decode(&bytes[used..], compress).map_err(|violation| violation.to_string())? {
             used += frame.length;
             match frame.opcode {
-                wire::TEXT | wire::BINARY => match self.tally.enter(index, frame.payload, expected) {
-                    Entry::Delivery => self.turn = (self.turn.0 + 1, now_ns),
-                    Entry::Probe => self.hears(index),
-                    Entry::Other => {}
-                },
+                wire::TEXT | wire::BINARY => self.message(index, &frame, expected),
                 wire::PING => {
                     let session = &mut self.sessions[index];
                     wire::encode(wire::PONG, frame.payload, session.out());
@@ -234,6 +237,24 @@ impl Worker {
             }
         }
         Ok(used)
+    }
+
+    fn message(&mut self, index: usize, frame: &wire::Frame<'_>, expected: Expected) {
+        let payload = match frame.is_compressed.then(|| self.inflater.inflate(frame.payload)) {
+            None => frame.payload,
+            Some(Ok(payload)) => payload,
+            Some(Err(_)) => return self.tally.corrupt(),
+        };
+        match self.tally.enter(index, payload, expected) {
+            Entry::Delivery => {
+                self.tally.compressed += u64::from(frame.is_compressed);
+                self.deliveries.count += 1;
+                self.deliveries.bytes += frame.length as u64;
+                self.deliveries.last_ns = expected.now_ns;
+            }
+            Entry::Probe => self.hears(index),
+            Entry::Other => {}
+        }
     }
 
     fn opened(&mut self, index: usize, now_ns: u64) {

@@ -1,4 +1,5 @@
-//! The report as a page: one file, from `templates/bench.html`, that needs nothing else to be looked at.
+//! The report as a page: one file, from `templates/bench.html`, that needs nothing else to be looked at. The suite's
+//! page comes from the same template.
 
 use std::fmt::Write;
 
@@ -14,17 +15,43 @@ const TEMPLATE: &str = include_str!("../../../templates/bench.html");
 const BARS: [&str; 5] =
     ["deliveries_per_second", "cpu_us_per_delivery", "kib_per_session", "connects_per_second", "connect_cpu_us"];
 
-/// The whole page.
+/// What the template has a place for. All but the title and the subtitle is markup.
+pub struct Document<'a> {
+    pub title: &'a str,
+    pub subtitle: &'a str,
+    pub verdict: &'a str,
+    pub notes: &'a str,
+    pub body: &'a str,
+}
+
+impl Document<'_> {
+    pub fn html(&self) -> String {
+        let values = [
+            ("title", escape(self.title)),
+            ("subtitle", escape(self.subtitle)),
+            ("verdict", self.verdict.to_owned()),
+            ("notes", self.notes.to_owned()),
+            ("body", self.body.to_owned()),
+        ];
+        fill(TEMPLATE, &values)
+    }
+}
+
+/// The whole page of a report.
 pub fn page(report: &Report) -> String {
-    let values = [
-        ("work", escape(&work_line(&report.work))),
-        ("version", escape(env!("CARGO_PKG_VERSION"))),
-        ("verdict", verdict(report)),
-        ("notes", notes(report).iter().map(|note| format!("<li>{}</li>", escape(note))).collect()),
-        ("plots", plots(report)),
-        ("table", table(report)),
-    ];
-    fill(TEMPLATE, &values)
+    let notes: String = notes(report).iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
+    let (plots, table) = (plots(report), table(report));
+    Document {
+        title: "warren bench",
+        subtitle: &format!("{} · Warren {}", work_line(&report.work), env!("CARGO_PKG_VERSION")),
+        verdict: &verdict(report),
+        notes: &notes,
+        body: &format!(
+            "<div class=\"plots\">\n{plots}</div>\n<h2>All numbers</h2>\n\
+             <div class=\"card scroll\"><table>{table}</table></div>"
+        ),
+    }
+    .html()
 }
 
 /// Text as it may stand in an element or an attribute.
@@ -60,8 +87,8 @@ fn fill(template: &str, values: &[(&str, String)]) -> String {
 
 fn verdict(report: &Report) -> String {
     let (class, text) = match report.faults().is_none() {
-        true => ("good", "Every session heard everything once and in order."),
-        false => ("bad", "Messages or sessions were lost: see the notes."),
+        true => ("good", "✓ Every session heard everything once and in order"),
+        false => ("bad", "✕ Messages or sessions were lost: see the notes"),
     };
     format!(r#"<p class="verdict {class}">{text}</p>"#)
 }
@@ -77,7 +104,7 @@ fn plots(report: &Report) -> String {
         .collect();
     let mut out = String::new();
     if !latencies.is_empty() {
-        out += &figure("Latency by percentile", &curves("Latency by percentile", &latencies));
+        out += &figure("tall", "Latency by percentile", &curves("Latency by percentile", &latencies));
     }
     for metric in BARS.iter().filter_map(|key| by_key(key)) {
         let values: Vec<(&str, Option<f64>)> = report
@@ -87,14 +114,14 @@ fn plots(report: &Report) -> String {
             .collect();
         let plot = bars(metric.title, metric.decimals, &values);
         if !plot.is_empty() {
-            out += &figure(metric.title, &plot);
+            out += &figure("", metric.title, &plot);
         }
     }
     out
 }
 
-fn figure(title: &str, plot: &str) -> String {
-    format!("<figure><figcaption>{}</figcaption>{plot}</figure>\n", escape(title))
+fn figure(class: &str, title: &str, plot: &str) -> String {
+    format!("<figure class=\"{class}\"><figcaption>{}</figcaption>{plot}</figure>\n", escape(title))
 }
 
 fn table(report: &Report) -> String {
@@ -146,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_template_has_a_place_for_everything_and_downloads_nothing() {
-        for name in ["work", "version", "verdict", "notes", "plots", "table"] {
+        for name in ["title", "subtitle", "verdict", "notes", "body"] {
             assert!(TEMPLATE.contains(&format!("{{{{{name}}}}}")), "{name}");
         }
         for outside in ["http://", "https://", "src=", "@import", "url("] {

@@ -15,7 +15,7 @@ pub struct Metric {
 }
 
 /// In the order of the table.
-pub const METRICS: [Metric; 21] = [
+pub const METRICS: [Metric; 22] = [
     metric("connects_per_second", "connects/s", 0, true, |run| Some(run.connect.per_second)),
     metric("handshake_p50_ms", "handshake p50, ms", 2, false, |run| Some(run.connect.handshake_p50_ms)),
     metric("handshake_max_ms", "slowest handshake, ms", 2, false, |run| Some(run.connect.handshake_max_ms)),
@@ -33,6 +33,9 @@ pub const METRICS: [Metric; 21] = [
     metric("messages_per_second", "messages/s", 1, true, |run| traffic(run, |traffic| traffic.messages_per_second)),
     metric("deliveries_per_second", "deliveries/s", 0, true, |run| {
         traffic(run, |traffic| traffic.deliveries_per_second)
+    }),
+    metric("wire_bytes_per_delivery", "bytes on the wire per delivery", 1, false, |run| {
+        traffic(run, |traffic| traffic.wire_bytes_per_delivery)
     }),
     metric("latency_p50_us", "latency p50, µs", 0, true, |run| traffic(run, |traffic| traffic.latency.p50_us)),
     metric("latency_p90_us", "latency p90, µs", 0, true, |run| traffic(run, |traffic| traffic.latency.p90_us)),

@@ -1,6 +1,6 @@
 //! What a measurement came to, for eyes and for programs.
 
-mod html;
+pub mod html;
 mod metrics;
 mod plot;
 mod statistics;
@@ -15,9 +15,9 @@ use super::check::Faults;
 use super::load::Pace;
 use super::measure::Run;
 use super::options::{Options, Work};
+use html::page;
 use metrics::METRICS;
 
-pub use html::page;
 pub use statistics::{median, median_of, ratio_of};
 pub use table::{shown, text};
 
@@ -109,7 +109,9 @@ fn work_json(work: &Work) -> Value {
         "publishers": work.publishers,
         "rate_per_second": rate,
         "window": window,
+        "payload": work.content.name(),
         "payload_bytes": work.size,
+        "compress": work.compress,
         "warmup_seconds": work.warmup.as_secs_f64(),
         "duration_seconds": work.duration.as_secs_f64(),
         "generator_threads": work.threads,
@@ -121,9 +123,12 @@ fn work_json(work: &Work) -> Value {
 fn work_line(work: &Work) -> String {
     let mut line = format!("{} sessions", work.sessions);
     if !work.connect_only {
-        let (publishers, pace, size) = (work.publishers, work.pace, work.size);
+        let (publishers, pace, size, content) = (work.publishers, work.pace, work.size, work.content.name());
         let seconds = work.duration.as_secs_f64();
-        line += &format!(", {publishers} of them publishing {size} bytes at {pace} for {seconds} s");
+        line += &format!(", {publishers} of them publishing {size} bytes of {content} at {pace} for {seconds} s");
+    }
+    if work.compress {
+        line += ", compressed";
     }
     line
 }

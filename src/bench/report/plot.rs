@@ -78,9 +78,14 @@ pub fn bars(title: &str, decimals: usize, values: &[(&str, Option<f64>)]) -> Str
         label(&mut svg, BAR_LEFT - 8.0, text_at, "end", name);
         let _ = write!(
             svg,
-            r#"<rect class="bar s{colour}" x="{BAR_LEFT}" y="{top}" width="{length:.1}" height="{BAR_HEIGHT}"/>"#
+            r#"<rect class="bar s{colour}" x="{BAR_LEFT}" y="{top}" width="{length:.1}" height="{BAR_HEIGHT}" rx="4"/>"#
         );
-        label(&mut svg, BAR_LEFT + length + 8.0, text_at, "start", &shown(*value, decimals));
+        let _ = write!(
+            svg,
+            r#"<text class="value" x="{:.1}" y="{text_at:.1}">{}</text>"#,
+            BAR_LEFT + length + 8.0,
+            shown(*value, decimals)
+        );
     }
     svg + "</svg>"
 }

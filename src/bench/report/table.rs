@@ -3,6 +3,7 @@
 use super::metrics::{METRICS, Metric};
 use super::statistics::{median_of, ratio_of};
 use super::{Contender, Report, work_line};
+use crate::bench::measure::Run;
 use crate::bench::progress::grouped;
 
 /// Shown for what could not be measured.
@@ -41,6 +42,10 @@ pub fn notes(report: &Report) -> Vec<String> {
             notes.push(format!(
                 "{name}: CPU and memory are not known: that takes Linux, a server on this host and its --pid"
             ));
+        }
+        let heard = |run: &Run| run.traffic.as_ref().is_some_and(|traffic| traffic.deliveries > 0);
+        if report.work.compress && runs.iter().any(|run| heard(run) && run.compressed_deliveries == 0) {
+            notes.push(format!("WARNING: {name}: agreed to compression, and then compressed nothing"));
         }
         let foreign: u64 = runs.iter().map(|run| run.foreign_messages).sum();
         if foreign > 0 {

@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::bench::load::ACCEPT_KEY;
+use crate::bench::process::stop_with_stdin;
 use crate::protocol::{Event as Received, Opcode, Parser, accept_key, encode};
 
 /// The hidden subcommand that runs this.
@@ -53,7 +54,7 @@ struct Floor {
 /// Serves until the process is ended. Prints where.
 pub fn run(frames: usize) -> anyhow::Result<()> {
     crate::open_files::raise();
-    end_with_parent();
+    stop_with_stdin();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
@@ -71,14 +72,6 @@ pub fn run(frames: usize) -> anyhow::Result<()> {
     let (sessions, free) = (Vec::new(), Vec::new());
     let mut floor = Floor { sessions, free, answer: answer.into_bytes(), frames: frames.max(1), batch, in_batch: 0 };
     floor.serve(&mut poll, &listener)
-}
-
-/// Whoever started this holds the other end of standard input, even if only until it is killed.
-fn end_with_parent() {
-    std::thread::spawn(|| {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        std::process::exit(0);
-    });
 }
 
 impl Floor {

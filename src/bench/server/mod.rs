@@ -1,6 +1,7 @@
 //! Servers to measure: those that run already, and those that a run starts for itself as child processes.
 //!
-//! A child lives no longer than its [`Server`]: the drop ends it, by its own handle and nothing else.
+//! A child lives no longer than its [`Server`]: the drop ends it, by its own handle and nothing else. Where nothing is
+//! dropped any more, as after SIGKILL, the end of its standard input does.
 
 pub mod floor;
 
@@ -14,7 +15,7 @@ use anyhow::{Context, bail};
 use super::process::Processes;
 use super::suite::bare::remove_cluster;
 use super::target::Target;
-use crate::config::BrokerUri;
+use crate::config::{BrokerUri, STOP_WITH_STDIN};
 
 /// Time for a child to be ready: it may have to reach its broker first.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,21 +26,54 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is to be measured.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// Instances of this program, started afresh for each run.
-    Warren { broker: Option<BrokerUri>, instances: usize, worker_threads: usize },
+    /// This program, started afresh for each run.
+    Warren(Own),
     /// The floor of this machine, with so many frames in each write.
     Floor { frames: usize },
     /// Servers that run already; their processes, if known.
     Running { targets: Vec<Target>, pids: Vec<u32> },
 }
 
+/// Instances of this program, and how they are started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Own {
+    pub broker: Option<BrokerUri>,
+    pub instances: usize,
+    /// Zero means one per core.
+    pub worker_threads: usize,
+    pub coalesce_ms: u32,
+}
+
+impl Default for Own {
+    fn default() -> Own {
+        Own { broker: None, instances: 1, worker_threads: 0, coalesce_ms: 0 }
+    }
+}
+
+impl Own {
+    fn command(&self, prefix: &str) -> anyhow::Result<Command> {
+        let mut command = own_program()?;
+        command.args(["serve", "--host", "127.0.0.1", "--port", "0", "--log", "warn,lapin=off", "--prefix", prefix]);
+        command.arg(format!("--{STOP_WITH_STDIN}"));
+        command.args(["--worker-threads", &self.worker_threads.to_string()]);
+        command.args(["--coalesce-ms", &self.coalesce_ms.to_string()]);
+        // Touches nobody but sessions that ask for compression, and they measure it whatever their messages' size.
+        command.args(["--compression=true", "--compression-bytes-min", "1"]);
+        if let Some(uri) = &self.broker {
+            // Not as a flag: it may hold a password, and anybody can read a command line.
+            command.env("WARREN_BROKER", uri.expose());
+        }
+        Ok(command)
+    }
+}
+
 impl Kind {
     /// How reports call it.
     pub fn name(&self) -> String {
         match self {
-            Kind::Warren { broker: None, .. } => "warren".to_owned(),
-            Kind::Warren { instances: 1, .. } => "warren on RabbitMQ".to_owned(),
-            Kind::Warren { instances, .. } => format!("{instances} × warren on RabbitMQ"),
+            Kind::Warren(Own { broker: None, .. }) => "warren".to_owned(),
+            Kind::Warren(Own { instances: 1, .. }) => "warren on RabbitMQ".to_owned(),
+            Kind::Warren(Own { instances, .. }) => format!("{instances} × warren on RabbitMQ"),
             Kind::Floor { .. } => "floor".to_owned(),
             Kind::Running { targets, .. } => match targets.as_slice() {
                 [only] => only.to_string(),
@@ -73,19 +107,12 @@ impl Server {
                 server.add(child, "/")?;
                 Ok(server)
             }
-            Kind::Warren { broker, instances, worker_threads } => {
+            Kind::Warren(own) => {
                 let mut server = Server::empty();
                 let prefix = format!("bench-{}-{:08x}", std::process::id(), fastrand::u32(..));
-                server.traces = broker.clone().map(|uri| (uri, prefix.clone()));
-                for _ in 0..*instances {
-                    let mut command = own_program()?;
-                    command.args(["serve", "--host", "127.0.0.1", "--port", "0", "--log", "warn,lapin=off"]);
-                    command.args(["--worker-threads", &worker_threads.to_string(), "--prefix", &prefix]);
-                    if let Some(uri) = broker {
-                        // Not as a flag: it may hold a password, and anybody can read a command line.
-                        command.env("WARREN_BROKER", uri.expose());
-                    }
-                    server.add(spawn(&mut command)?, "/message")?;
+                server.traces = own.broker.clone().map(|uri| (uri, prefix.clone()));
+                for _ in 0..own.instances {
+                    server.add(spawn(&mut own.command(&prefix)?)?, "/message")?;
                 }
                 server.wait_until_ready()?;
                 Ok(server)
@@ -163,6 +190,7 @@ fn own_program() -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// The other end of its standard input stays open in the [`Child`] until that is dropped.
 fn spawn(command: &mut Command) -> anyhow::Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a server")
 }

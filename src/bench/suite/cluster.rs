@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use super::row::{Row, Target};
-use super::{Suite, bare};
+use super::{NO_BROKER, Suite, bare};
 use crate::bench::load::Pace;
 use crate::bench::measure::{Latency, Run};
 use crate::bench::options::Work;
 use crate::bench::report::{median, shown};
-use crate::bench::server::Kind;
-
-/// Why a part was left out.
-pub const NO_BROKER: &str = "no --broker";
+use crate::bench::server::{Kind, Own};
 
 /// Warren's own limit of unconfirmed messages (`--publish-window`, by default), which the bare pair is given too.
 const CONFIRMS: usize = 256;
@@ -30,12 +27,12 @@ impl Suite<'_> {
         let targets = [Target::AtMost(1.3), Target::AtMost(1.5)];
         let Some(broker) = self.broker.clone() else {
             for (name, target) in names.into_iter().zip(targets) {
-                self.rows.push(Row::new(name, "× bare lapin", None, target).note(NO_BROKER));
+                self.add(Row::new(name, "× bare lapin", None, target).note(NO_BROKER));
             }
             return Ok(());
         };
         let work = Work { sessions: 2, publishers: 1, threads: 1, ..self.work(2, Pace::Rate(RATE)) };
-        let kind = Kind::Warren { broker: Some(broker.clone()), instances: 2, worker_threads: 0 };
+        let kind = Kind::Warren(Own { broker: Some(broker.clone()), instances: 2, ..Own::default() });
         let mut rounds = Vec::new();
         for _ in 0..self.rounds {
             let duration = at_least_a_second(work.duration);
@@ -52,7 +49,7 @@ impl Suite<'_> {
             let ratios: Vec<f64> = rounds.iter().map(|(warren, bare)| of(warren) / of(bare)).collect();
             let (warren, bare) = (middle(|round| &round.0), middle(|round| &round.1));
             let note = format!("{RATE} messages/s; {} against {} µs", shown(warren, 0), shown(bare, 0));
-            self.rows.push(Row::new(name, "× bare lapin", median(&ratios), target).note(note));
+            self.add(Row::new(name, "× bare lapin", median(&ratios), target).note(note));
         }
         Ok(())
     }
@@ -61,12 +58,12 @@ impl Suite<'_> {
     pub fn throughput_through_rabbitmq(&mut self) -> anyhow::Result<()> {
         let (name, target) = ("messages of 16 publishers through RabbitMQ", Target::AtLeast(0.9));
         let Some(broker) = self.broker.clone() else {
-            self.rows.push(Row::new(name, "× bare lapin", None, target).note(NO_BROKER));
+            self.add(Row::new(name, "× bare lapin", None, target).note(NO_BROKER));
             return Ok(());
         };
         let base = self.work(PUBLISHERS, Pace::Window(WINDOW));
         let work = Work { sessions: PUBLISHERS, publishers: PUBLISHERS, ..base };
-        let kind = Kind::Warren { broker: Some(broker.clone()), instances: 1, worker_threads: 0 };
+        let kind = Kind::Warren(Own { broker: Some(broker.clone()), ..Own::default() });
         let (mut ratios, mut speeds) = (Vec::new(), (Vec::new(), Vec::new()));
         for _ in 0..self.rounds {
             self.progress.begin("bare lapin: throughput".to_owned());
@@ -80,7 +77,7 @@ impl Suite<'_> {
         }
         let [own, bare] = [&speeds.0, &speeds.1].map(|speeds| shown(median(speeds), 0));
         let note = format!("{CONFIRMS} confirms outstanding; {own} against {bare} messages/s");
-        self.rows.push(Row::new(name, "× bare lapin", median(&ratios), target).note(note));
+        self.add(Row::new(name, "× bare lapin", median(&ratios), target).note(note));
         Ok(())
     }
 }

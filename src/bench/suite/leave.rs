@@ -18,7 +18,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The slowest handshake while all of the plan's sessions leave at once.
 pub fn slowest_handshake(plan: Plan, interrupt: &Interrupt) -> anyhow::Result<Duration> {
     let target = plan.targets.first().cloned().ok_or_else(|| anyhow::anyhow!("no target"))?;
-    let (address, request) = (target.resolve()?, target.request(ACCEPT_KEY));
+    let (address, request) = (target.resolve()?, target.request(ACCEPT_KEY, None));
     let load = Load::start(plan)?;
     load.opened(|_| if interrupt.is_set() { Err(Ended::Interrupted) } else { Ok(()) })?;
     std::thread::scope(|scope| {
@@ -44,7 +44,7 @@ fn handshake(address: SocketAddr, request: &[u8]) -> anyhow::Result<Duration> {
     let mut answer = Vec::new();
     let mut buffer = [0; 1024];
     let accept = accept_key(ACCEPT_KEY);
-    while handshake_answer(&answer, &accept).map_err(anyhow::Error::msg)?.is_none() {
+    while handshake_answer(&answer, &accept, false).map_err(anyhow::Error::msg)?.is_none() {
         let read = stream.read(&mut buffer)?;
         anyhow::ensure!(read > 0, "closed during the handshake");
         answer.extend_from_slice(&buffer[..read]);

@@ -1,131 +1,175 @@
-//! The parts of the suite that need nothing but this machine.
+//! The parts of the suite about one instance: what a delivery, a session and a connect take.
 
-use super::Suite;
-use super::leave;
 use super::row::{Row, Target};
+use super::{Case, NO_BROKER, Suite, cpu, deliveries, leave, per_session};
 use crate::bench::load::Pace;
-use crate::bench::measure::{Run, Traffic};
 use crate::bench::options::Work;
 use crate::bench::report::{median_of, ratio_of, shown};
-use crate::bench::server::{Kind, Server};
+use crate::bench::server::{Kind, Own, Server};
 
 /// Frames in each write of the floor that a loaded server is compared with.
-const LOADED_FRAMES: usize = 8;
+pub const LOADED_FRAMES: usize = 8;
 
-fn cpu(run: &Run) -> Option<f64> {
-    run.traffic.as_ref()?.server_cpu_us_per_delivery
-}
+/// Messages on their way where a server is loaded: as many as the floor joins.
+pub const LOADED: Pace = Pace::Window(LOADED_FRAMES as u32);
 
-pub fn deliveries(run: &Run) -> Option<f64> {
-    run.traffic.as_ref().map(|traffic: &Traffic| traffic.deliveries_per_second)
-}
-
-fn per_session(run: &Run) -> Option<f64> {
-    run.memory.as_ref().map(|memory| memory.idle_kib_per_session)
+/// What the rows of [`Suite::loaded`] must reach.
+struct LoadedTargets {
+    cpu: Target,
+    deliveries: Target,
+    through_rabbitmq: Target,
 }
 
 impl Suite<'_> {
     /// One message at a time: one write for each session, which nobody can save.
     pub fn one_write_each(&mut self) -> anyhow::Result<()> {
         let work = self.work(5_000, Pace::Rate(20.0));
-        let row = self.against_floor("CPU per delivery, one write each", &work, 1, Target::AtMost(1.1))?;
-        self.rows.push(row);
-        Ok(())
+        self.against_single_frames("CPU per delivery, one write each", work, self.rounds, Target::AtMost(1.1))
     }
 
     /// As fast as it goes, where messages can be joined.
     pub fn under_load(&mut self) -> anyhow::Result<()> {
-        let work = self.work(1_000, Pace::Window(LOADED_FRAMES as u32));
-        let mut kinds = vec![("floor", Kind::Floor { frames: LOADED_FRAMES }), ("warren", self.warren())];
-        if let Some(broker) = self.broker.clone() {
-            kinds.push(("warren on RabbitMQ", Kind::Warren { broker: Some(broker), instances: 1, worker_threads: 0 }));
+        let targets = LoadedTargets {
+            cpu: Target::AtMost(1.3),
+            deliveries: Target::AtLeast(1_100_000.0),
+            through_rabbitmq: Target::AtLeast(0.8),
+        };
+        self.loaded("", self.work(1_000, LOADED), self.rounds, &targets)
+    }
+
+    /// Both of the above for larger messages, fewer of them where they are large.
+    pub fn larger_payloads(&mut self) -> anyhow::Result<()> {
+        let targets = LoadedTargets { cpu: Target::Open, deliveries: Target::Open, through_rabbitmq: Target::Open };
+        for (size, name, rate) in [(1024, "1 KiB", 100.0), (16 * 1024, "16 KiB", 50.0)] {
+            let what = format!("CPU per delivery of {name}, one write each");
+            let single = Work { size, ..self.short_work(1_000, Pace::Rate(rate)) };
+            self.against_single_frames(&what, single, self.few_rounds(), Target::Open)?;
+            let loaded = Work { size, ..self.short_work(1_000, LOADED) };
+            self.loaded(&format!(" of {name}"), loaded, self.few_rounds(), &targets)?;
         }
-        let runs = self.side_by_side(&kinds, &work)?;
-        let stands_on = format!("{} sessions, window {LOADED_FRAMES}", work.sessions);
-        let ratio = ratio_of(&runs[1], &runs[0], cpu);
-        self.rows.push(
-            Row::new("CPU per delivery under load", "× floor of 8 frames a write", ratio, Target::AtMost(1.3))
-                .note(stands_on.clone()),
-        );
-        let speed = median_of(&runs[1], deliveries);
-        self.rows.push(
-            Row::new("deliveries, in process", "/s", speed, Target::AtLeast(1_100_000.0))
-                .note(format!("{stands_on}; floor {}", shown(median_of(&runs[0], deliveries), 0))),
-        );
-        let share = runs.get(2).and_then(|rabbit| ratio_of(rabbit, &runs[1], deliveries));
-        let note = if runs.len() > 2 { stands_on } else { super::cluster::NO_BROKER.to_owned() };
-        let row = Row::new("deliveries through RabbitMQ", "× in process", share, Target::AtLeast(0.8));
-        self.rows.push(row.note(note));
+        Ok(())
+    }
+
+    /// Through RabbitMQ, as messages go in a cluster, beside a floor that writes frame by frame.
+    fn against_single_frames(&mut self, what: &str, work: Work, rounds: usize, target: Target) -> anyhow::Result<()> {
+        let (kind, name, through) = match self.warren_on_rabbitmq() {
+            Some(kind) => (kind, "warren on RabbitMQ", "through RabbitMQ".to_owned()),
+            None => (self.warren(), "warren", format!("in process ({NO_BROKER})")),
+        };
+        let floor = Case { name: "floor", kind: Kind::Floor { frames: 1 }, work: work.clone() };
+        let [floor, warren] = self.in_turn(rounds, &[floor, Case { name, kind, work: work.clone() }])?;
+        let [own, least] = [&warren, &floor].map(|runs| shown(median_of(runs, cpu), 2));
+        let note = format!("{} sessions, {}, {through}; {own} against {least} µs", work.sessions, work.pace);
+        self.add(Row::new(what, "× floor", ratio_of(&warren, &floor, cpu), target).note(note));
+        Ok(())
+    }
+
+    /// In a closed loop: CPU beside the floor, deliveries, and what RabbitMQ leaves of them.
+    fn loaded(&mut self, of: &str, work: Work, rounds: usize, targets: &LoadedTargets) -> anyhow::Result<()> {
+        let case = |name, kind| Case { name, kind, work: work.clone() };
+        let floor = case("floor", Kind::Floor { frames: LOADED_FRAMES });
+        let warren = case("warren", self.warren());
+        let (floor, warren, rabbit) = match self.warren_on_rabbitmq() {
+            Some(kind) => self.in_turn(rounds, &[floor, warren, case("warren on RabbitMQ", kind)])?.into(),
+            None => {
+                let [floor, warren] = self.in_turn(rounds, &[floor, warren])?;
+                (floor, warren, Vec::new())
+            }
+        };
+        let stands_on = format!("{} sessions, {}", work.sessions, work.pace);
+        let [own, least] = [&warren, &floor].map(|runs| shown(median_of(runs, cpu), 2));
+        let ratio = ratio_of(&warren, &floor, cpu);
+        let what = format!("CPU per delivery{of} under load");
+        let row = Row::new(what, "× floor of 8 frames a write", ratio, targets.cpu);
+        self.add(row.note(format!("{stands_on}; {own} against {least} µs")));
+        let [own, most] = [&warren, &floor].map(|runs| median_of(runs, deliveries));
+        let row = Row::new(format!("deliveries{of}, in process"), "/s", own, targets.deliveries);
+        self.add(row.note(format!("{stands_on}; floor {}", shown(most, 0))));
+        let note = match median_of(&rabbit, deliveries) {
+            Some(through) => format!("{stands_on}; {} deliveries/s", shown(Some(through), 0)),
+            None => NO_BROKER.to_owned(),
+        };
+        let share = ratio_of(&rabbit, &warren, deliveries);
+        let what = format!("deliveries{of} through RabbitMQ");
+        self.add(Row::new(what, "× in process", share, targets.through_rabbitmq).note(note));
         Ok(())
     }
 
     pub fn idle_memory(&mut self) -> anyhow::Result<()> {
-        for sessions in [10_000, 18_000] {
+        let places = [
+            (10_000, "in process", Some(self.warren())),
+            (10_000, "on RabbitMQ", self.warren_on_rabbitmq()),
+            (18_000, "in process", Some(self.warren())),
+        ];
+        for (sessions, place, kind) in places {
             let work = Work { connect_only: true, ..self.work(sessions, Pace::Window(1)) };
-            let run = self.measure("warren", &self.warren(), &work)?;
-            let what = format!("memory per idle session of {}", work.sessions);
-            self.rows.push(Row::new(what, "KiB", per_session(&run), Target::AtMost(1.0)).note("PSS"));
+            let what = format!("memory per idle session of {}, {place}", work.sessions);
+            let run = kind.map(|kind| self.measure("warren", &kind, &work)).transpose()?;
+            let note = if run.is_some() { "PSS" } else { NO_BROKER };
+            let measured = run.as_ref().and_then(per_session);
+            self.add(Row::new(what, "KiB", measured, Target::AtMost(1.0)).note(note));
         }
         Ok(())
     }
 
     pub fn connects(&mut self) -> anyhow::Result<()> {
         let work = Work { connect_only: true, ..self.work(10_000, Pace::Window(1)) };
-        let runs = self.side_by_side(&[("warren", self.warren())], &work)?.swap_remove(0);
+        let case = Case { name: "warren", kind: self.warren(), work: work.clone() };
+        let [runs] = self.in_turn(self.rounds, &[case])?;
         let stands_on = format!("{} sessions, {} at a time", work.sessions, work.concurrency);
         let speed = median_of(&runs, |run| Some(run.connect.per_second));
-        self.rows.push(Row::new("connects", "/s", speed, Target::AtLeast(20_000.0)).note(stands_on.clone()));
+        self.add(Row::new("connects", "/s", speed, Target::AtLeast(20_000.0)).note(stands_on.clone()));
         let cpu = median_of(&runs, |run| run.connect.server_cpu_us);
-        self.rows.push(Row::new("CPU per connect", "µs", cpu, Target::AtMost(30.0)).note(stands_on));
+        self.add(Row::new("CPU per connect", "µs", cpu, Target::AtMost(30.0)).note(stands_on));
         let server = Server::start(&self.warren())?;
         self.progress.begin(format!("warren: {} sessions leave at once", work.sessions));
         let slowest = leave::slowest_handshake(work.plan(&server.targets), self.interrupt)?.as_secs_f64() * 1e3;
         let what = format!("slowest handshake while {} sessions leave", work.sessions);
-        self.rows.push(Row::new(what, "ms", Some(slowest), Target::AtMost(30.0)).note("one after the other"));
+        self.add(Row::new(what, "ms", Some(slowest), Target::AtMost(30.0)).note("one after the other"));
+        Ok(())
+    }
+
+    /// Messages that come a little apart: a short wait joins them to fewer writes, at the price of that wait.
+    pub fn coalescing(&mut self) -> anyhow::Result<()> {
+        const WAIT_MS: u32 = 2;
+        let work = Work { publishers: 8, ..self.short_work(500, Pace::Rate(800.0)) };
+        let work = Work { sessions: work.sessions.max(work.publishers), ..work };
+        let case = |name, coalesce_ms| {
+            let kind = Kind::Warren(Own { coalesce_ms, ..Own::default() });
+            Case { name, kind, work: work.clone() }
+        };
+        let cases = [case("warren", 0), case("warren with --coalesce-ms", WAIT_MS)];
+        let [at_once, waiting] = self.in_turn(self.few_rounds(), &cases)?;
+        let p50 = |run: &_| latency_p50(run);
+        let stands_on = format!("{} sessions, {} of {} publishers", work.sessions, work.pace, work.publishers);
+        let [with, without] = [&waiting, &at_once].map(|runs| shown(median_of(runs, cpu), 2));
+        let what = format!("CPU per delivery with --coalesce-ms {WAIT_MS}");
+        let row = Row::new(what, "× at once", ratio_of(&waiting, &at_once, cpu), Target::Open);
+        self.add(row.note(format!("{stands_on}; {with} against {without} µs")));
+        let [with, without] = [&waiting, &at_once].map(|runs| shown(median_of(runs, p50), 0));
+        let what = format!("latency p50 with --coalesce-ms {WAIT_MS}");
+        let row = Row::new(what, "× at once", ratio_of(&waiting, &at_once, p50), Target::Open);
+        self.add(row.note(format!("{stands_on}; {with} against {without} µs")));
         Ok(())
     }
 
     pub fn worker_threads(&mut self) -> anyhow::Result<()> {
-        let work = self.work(1_000, Pace::Window(LOADED_FRAMES as u32));
-        let threads = |worker_threads| Kind::Warren { broker: None, instances: 1, worker_threads };
-        let runs = self.side_by_side(&[("warren, 1 thread", threads(1)), ("warren, 2 threads", threads(2))], &work)?;
-        for (threads, runs) in [1, 2].into_iter().zip(&runs) {
+        let work = self.short_work(1_000, LOADED);
+        let case = |name, worker_threads| {
+            let kind = Kind::Warren(Own { worker_threads, ..Own::default() });
+            Case { name, kind, work: work.clone() }
+        };
+        let cases = [case("warren, 1 thread", 1), case("warren, 2 threads", 2)];
+        let runs = self.in_turn(self.few_rounds(), &cases)?;
+        for (threads, runs) in ["1 worker thread", "2 worker threads"].into_iter().zip(&runs) {
             let note = format!("{} µs CPU per delivery", shown(median_of(runs, cpu), 3));
-            let what = format!("deliveries with {threads} worker threads");
-            self.rows.push(Row::new(what, "/s", median_of(runs, deliveries), Target::Open).note(note));
+            let what = format!("deliveries with {threads}");
+            self.add(Row::new(what, "/s", median_of(runs, deliveries), Target::Open).note(note));
         }
         Ok(())
     }
+}
 
-    /// The same deliveries per second, to few sessions and to many. The kernel's own cost rises too, as its sockets no
-    /// longer fit the caches, so the floor's rise stands beside Warren's.
-    pub fn few_and_many_sessions(&mut self) -> anyhow::Result<()> {
-        let (few, many) = (self.work(1_000, Pace::Rate(100.0)), self.work(18_000, Pace::Rate(100.0 / 18.0)));
-        let kinds = [("floor", Kind::Floor { frames: 1 }), ("warren", self.warren())];
-        let (with_few, with_many) = (self.side_by_side(&kinds, &few)?, self.side_by_side(&kinds, &many)?);
-        for ((name, _), (few_runs, many_runs)) in kinds.iter().zip(with_few.iter().zip(&with_many)).rev() {
-            let what = format!("{name}: CPU per delivery at {} sessions to that at {}", many.sessions, few.sessions);
-            let both = [many_runs, few_runs].map(|runs| shown(median_of(runs, cpu), 2));
-            let note = format!("the same deliveries/s; {} against {} µs", both[0], both[1]);
-            let target = if *name == "floor" { Target::Open } else { Target::AtMost(1.15) };
-            self.rows.push(Row::new(what, "×", ratio_of(many_runs, few_runs, cpu), target).note(note));
-        }
-        Ok(())
-    }
-
-    pub fn larger_payloads(&mut self) -> anyhow::Result<()> {
-        for (size, name) in [(1024, "1 KiB"), (16 * 1024, "16 KiB")] {
-            let work = Work { size, ..self.work(1_000, Pace::Rate(20.0)) };
-            let row = self.against_floor(&format!("CPU per delivery of {name}"), &work, 1, Target::Open)?;
-            self.rows.push(row);
-        }
-        Ok(())
-    }
-
-    fn against_floor(&mut self, what: &str, work: &Work, frames: usize, target: Target) -> anyhow::Result<Row> {
-        let runs = self.side_by_side(&[("floor", Kind::Floor { frames }), ("warren", self.warren())], work)?;
-        let both = [&runs[1], &runs[0]].map(|runs| shown(median_of(runs, cpu), 2));
-        let note = format!("{} sessions, {}; {} against {} µs", work.sessions, work.pace, both[0], both[1]);
-        Ok(Row::new(what, "× floor", ratio_of(&runs[1], &runs[0], cpu), target).note(note))
-    }
+fn latency_p50(run: &crate::bench::measure::Run) -> Option<f64> {
+    run.traffic.as_ref().map(|traffic| traffic.latency.p50_us)
 }

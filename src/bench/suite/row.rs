@@ -14,6 +14,8 @@ pub enum Target {
 /// One number against its target; `None` could not be measured, for the reason in `note`.
 #[derive(Clone, Debug)]
 pub struct Row {
+    /// Of the suite, by its title.
+    pub part: &'static str,
     pub what: String,
     pub unit: &'static str,
     pub decimals: usize,
@@ -25,7 +27,7 @@ pub struct Row {
 impl Row {
     pub fn new(what: impl Into<String>, unit: &'static str, measured: Option<f64>, target: Target) -> Row {
         let decimals = if measured.is_some_and(|value| value >= 1000.0) { 0 } else { 2 };
-        Row { what: what.into(), unit, decimals, measured, target, note: String::new() }
+        Row { part: "", what: what.into(), unit, decimals, measured, target, note: String::new() }
     }
 
     /// Says what the number stands on, or why there is none.
@@ -43,31 +45,50 @@ impl Row {
     }
 
     pub fn json(&self) -> Value {
+        let (at_most, at_least) = match self.target {
+            Target::AtMost(most) => (Some(most), None),
+            Target::AtLeast(least) => (None, Some(least)),
+            Target::Open => (None, None),
+        };
         json!({
+            "part": self.part,
             "what": self.what,
             "unit": self.unit,
             "measured": self.measured,
-            "target": self.target.shown(0),
+            "at_most": at_most,
+            "at_least": at_least,
             "reached": self.is_reached(),
             "note": self.note,
         })
     }
 
-    fn markdown(&self) -> String {
-        let measured = crate::bench::report::shown(self.measured, self.decimals);
+    /// The number as it is shown.
+    pub fn measured(&self) -> String {
+        crate::bench::report::shown(self.measured, self.decimals)
+    }
+
+    /// The target as it is shown.
+    pub fn target(&self) -> String {
+        self.target.shown(if self.decimals == 0 { 0 } else { 2 })
+    }
+
+    pub fn markdown(&self) -> String {
         let verdict = match self.is_reached() {
             Some(true) => "reached",
             Some(false) => "**not reached**",
             None if self.measured.is_none() => "not measured",
             None => "",
         };
-        let decimals = if self.decimals == 0 { 0 } else { 2 };
-        let target = self.target.shown(decimals);
-        format!("| {} | {measured} {} | {target} | {verdict} | {} |\n", self.what, self.unit, self.note)
+        let (what, measured, unit, target, note) = (&self.what, self.measured(), self.unit, self.target(), &self.note);
+        format!("| {what} | {measured} {unit} | {target} | {verdict} | {note} |\n")
     }
 }
 
 impl Target {
+    pub fn is_set(self) -> bool {
+        self != Target::Open
+    }
+
     fn shown(self, decimals: usize) -> String {
         let number = |value: f64| {
             if value >= 1000.0 || (decimals == 0 && value.fract() == 0.0) {
@@ -84,12 +105,6 @@ impl Target {
     }
 }
 
-/// The table, ready for the documentation.
-pub fn markdown(rows: &[Row]) -> String {
-    let head = "| what | measured | target | | stands on |\n| --- | ---: | ---: | --- | --- |\n";
-    rows.iter().fold(head.to_owned(), |table, row| table + &row.markdown())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,24 +118,5 @@ mod tests {
         assert_eq!(reached(0.89, Target::AtLeast(0.9)), Some(false));
         assert_eq!(reached(1.2, Target::Open), None);
         assert_eq!(Row::new("x", "", None, Target::AtMost(1.0)).is_reached(), None);
-    }
-
-    #[test]
-    fn rows_become_markdown() {
-        let rows = [
-            Row::new("connects", "/s", Some(21_500.4), Target::AtLeast(20_000.0)).note("10,000 sessions"),
-            Row::new("CPU", "× floor", Some(1.234), Target::AtMost(1.1)),
-            Row::new("latency", "×", None, Target::AtMost(1.3)).note("no --broker"),
-        ];
-        let table = markdown(&rows);
-        let lines: Vec<&str> = table.lines().skip(2).collect();
-        assert_eq!(
-            lines,
-            [
-                "| connects | 21,500 /s | ≥ 20,000 | reached | 10,000 sessions |",
-                "| CPU | 1.23 × floor | ≤ 1.1 | **not reached** |  |",
-                "| latency | – × | ≤ 1.3 | not measured | no --broker |",
-            ]
-        );
     }
 }
