@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::broker::memory::MemoryExchange;
-use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings};
-use crate::broker::{Broker, DELIVERIES_WAITING_MAX};
+use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
+use crate::broker::{Broker, DELIVERIES_WAITING_MAX, Delivery};
 use crate::config::{BrokerChoice, BrokerUri, Config};
 use crate::http::{Listener, Site};
 use crate::hub::{Batching, Hub};
@@ -130,6 +130,18 @@ impl App {
                     endpoints: endpoints(config, uris)?,
                     prefix: config.prefix.to_string(),
                     incarnation: self.incarnation.clone(),
+                    delivery: config.delivery,
+                    spool: SpoolBounds {
+                        messages_max: config.spool_messages_max,
+                        bytes_max: config.spool_bytes_max,
+                        age_max: Duration::from_millis(config.spool_age_max_ms),
+                        wait: Duration::from_millis(config.spool_wait_ms),
+                        keep: match config.delivery {
+                            Delivery::Queue => Duration::from_millis(config.resend_ms),
+                            // What is confirmed is in the stream.
+                            Delivery::Stream => Duration::ZERO,
+                        },
+                    },
                     queue_bytes_max: config.broker_queue_bytes_max,
                     publish_window: config.publish_window.into(),
                     publish_timeout: Duration::from_millis(config.publish_timeout_ms),

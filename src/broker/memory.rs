@@ -20,7 +20,7 @@ impl MemoryExchange {
     /// An instance's way to the exchange; what comes back goes to `deliveries`.
     pub fn attach(&self, deliveries: mpsc::Sender<Vec<Message>>) -> MemoryBroker {
         self.lock().push(deliveries.clone());
-        let up = Link { kind: "memory", publishing: LinkState::Up, consuming: LinkState::Up };
+        let up = Link { kind: "memory", publishing: LinkState::Up, consuming: LinkState::Up, attachments: 1 };
         MemoryBroker { exchange: self.clone(), own: deliveries, link: watch::Sender::new(up) }
     }
 

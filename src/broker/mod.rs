@@ -4,6 +4,7 @@ pub mod memory;
 pub mod rabbitmq;
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -15,18 +16,53 @@ use crate::message::Message;
 /// Batches of delivered messages that wait for the hub; past it the broker holds its own deliveries back.
 pub const DELIVERIES_WAITING_MAX: usize = 16;
 
+/// How the broadcast comes from RabbitMQ to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Through the instance's own queue: what is sent while the instance is cut off is lost to it.
+    Queue,
+    /// From the cluster's stream: the instance goes on where it was.
+    Stream,
+}
+
+/// A text that names no way of delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there are only two")]
+pub struct UnknownDelivery;
+
+impl FromStr for Delivery {
+    type Err = UnknownDelivery;
+
+    fn from_str(text: &str) -> Result<Delivery, UnknownDelivery> {
+        match text {
+            "queue" => Ok(Delivery::Queue),
+            "stream" => Ok(Delivery::Stream),
+            _ => Err(UnknownDelivery),
+        }
+    }
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Delivery::Queue => "queue",
+            Delivery::Stream => "stream",
+        })
+    }
+}
+
 /// Carries messages from each instance to all that are meant, its own included.
 ///
 /// What it delivers goes to the channel it was built with, in batches of what was ready; while that channel is full
 /// it takes no more from the wire.
 pub trait Broker: Send + Sync + 'static {
-    /// Hands a message over, waiting while the broker has as many under way as it may have.
+    /// Hands a message over, waiting while there is no room for it.
     ///
-    /// Order: messages that one caller hands over one after the other are delivered everywhere in that order.
-    /// Doubles: none, unless a publisher outside sends them. Loss: what becomes of the message is told to `receipt`,
-    /// exactly once; by RabbitMQ at the latest one and a quarter publish timeouts after it was written. A refused message may still be delivered, if the link
-    /// broke between the broker and its answer. Cancellation: dropping the future before it is ready withdraws the
-    /// message and settles its receipt as refused.
+    /// Order: messages that one caller hands over one after the other are delivered everywhere in that order; see
+    /// `docs/delivery.md` for the one exception. Doubles: none, unless a publisher outside sends them. Loss: none while
+    /// this process lives; what was taken is published until the broker has it. What becomes of the message is told to
+    /// `receipt`, exactly once. Cancellation: dropping the future before it is ready withdraws the message and settles
+    /// its receipt as unconfirmed.
     fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()>;
 
     /// The state of the link, now and whenever it changes.
@@ -43,16 +79,10 @@ pub trait Broker: Send + Sync + 'static {
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAccepted {
-    #[error("the link to the broker is down")]
-    LinkDown,
-    #[error("the broker has blocked publishers (memory or disk alarm)")]
-    Blocked,
-    #[error("the broker did not confirm it in time; it may have been delivered")]
+    #[error("the broker has taken nothing for so long that the spool is full")]
+    SpoolFull,
+    #[error("the instance stopped before the broker confirmed it; it may have been delivered")]
     Unconfirmed,
-    #[error("the broker refused it")]
-    Refused,
-    #[error("nobody is bound to receive it")]
-    Unroutable,
     #[error("the instance is stopping")]
     Stopping,
 }
@@ -94,6 +124,8 @@ pub struct Link {
     pub kind: &'static str,
     pub publishing: LinkState,
     pub consuming: LinkState,
+    /// How often this instance has begun to hear: 0 until it first does.
+    pub attachments: u64,
 }
 
 impl Link {

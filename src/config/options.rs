@@ -16,6 +16,7 @@ use super::format::{Format, GIB, MIB, Shape, bytes, list, number, parsed, switch
 use super::load::Sources;
 use super::names::{LogFilter, Prefix};
 use super::table::{OptionRow, options};
+use crate::broker::Delivery;
 use crate::instance::InstanceName;
 
 /// Longest interval or timeout: a day. More is a slip of the unit.
@@ -66,6 +67,13 @@ options! {
             help: "This instance's name, and its exchange's: unique in the cluster.",
             reason: "Without one it is ip_port, such as 10.0.0.5_8080. Name it where instances share an address.",
         }
+        delivery: Delivery = parsed("WAY", "queue or stream") => {
+            default: "queue",
+            help: "How the broadcast comes to this instance from RabbitMQ: queue, through a queue of its own; stream, from \
+                   the cluster's stream, in which it goes on where it was after any interruption.",
+            reason: "A queue costs RabbitMQ less and keeps nothing on its disk; docs/delivery.md says what each promises \
+                     and costs. Instances of both kinds may share a cluster while it is switched.",
+        }
         broker_queue_bytes_max: u64 = bytes(MIB..=64 * GIB) => {
             default: "64 MiB",
             help: "Bytes that may wait in RabbitMQ for this instance; past them the oldest message is dropped.",
@@ -80,8 +88,40 @@ options! {
         }
         publish_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "5000",
-            help: "A message not confirmed within this time is refused to its sender, with close code 1013.",
+            help: "When a message is not confirmed within this time the connection is taken for dead: a new one is made, \
+                   and what was not confirmed is published again.",
             reason: "Many times what a healthy broker takes to answer, and shorter than a person waits.",
+        }
+        spool_messages_max: usize = number("MESSAGES", 1..=100_000_000) => {
+            default: "100000",
+            help: "Messages of clients that may wait for RabbitMQ's confirmation; past them nothing more is read of the \
+                   clients that send.",
+            reason: "Over a minute of 1,000 messages a second: longer than a restart of the broker takes.",
+        }
+        spool_bytes_max: usize = bytes(MIB..=64 * GIB) => {
+            default: "64 MiB",
+            help: "Bytes that may wait so, each message counting for its payload and 512 bytes. With --delivery queue as \
+                   many again may be kept of what was confirmed lately.",
+            reason: "What an instance can spare, and enough for 100,000 short messages.",
+        }
+        spool_age_max_ms: u64 = number("MS", 1000..=DAY_MS) => {
+            default: "300000",
+            help: "When a message has waited for longer than this, nothing more is read of the clients that send. An \
+                   instance that starts reads the cluster's stream from so long ago.",
+            reason: "Five minutes: who comes back to an older message takes it for a new one.",
+        }
+        spool_wait_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "10000",
+            help: "How long a client that sends is held while the spool is full, before its session is closed with 1013.",
+            reason: "Longer than most outages last once the spool is full, and short enough for the client to try another \
+                     instance.",
+        }
+        resend_ms: u64 = number("MS", 0..=60_000) => {
+            default: "5000",
+            help: "With --delivery queue, what was confirmed within this time is published again when the broker was \
+                   lost; receivers drop what they have.",
+            reason: "What was confirmed may still have been in another instance's queue; a healthy instance empties its \
+                     queue within milliseconds, a busy one within seconds.",
         }
         broker_heartbeat_s: u16 = number("SECONDS", 1..=600) => {
             default: "10",

@@ -203,7 +203,7 @@ fn a_wrong_variable_is_named_in_one_line() {
 fn a_wrong_file_is_named_in_one_line() {
     let cases = [
         ("prot = 1", "FILE: unknown key \"prot\"; did you mean port?"),
-        ("[server]", "FILE: unknown key \"server\""),
+        ("[upstream]", "FILE: unknown key \"upstream\""),
         (
             "port = \"80\"",
             "FILE:port: \"80\" is not allowed (its type is string, it must be an integer); expected a whole number \

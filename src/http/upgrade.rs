@@ -34,6 +34,8 @@ enum Refusal {
     BadKey,
     BadExtensions,
     ForeignOrigin,
+    /// It has never heard the broker so far, so that a session would be deaf.
+    NotAttached,
     Full,
 }
 
@@ -45,6 +47,9 @@ pub fn answer(site: &Arc<Site>, headers: &HeaderMap, on_upgrade: Option<OnUpgrad
             return Err(Refusal::ForeignOrigin);
         }
         let extension = if site.compression { extension(headers)? } else { None };
+        if site.link.borrow().attachments == 0 {
+            return Err(Refusal::NotAttached);
+        }
         let permit = site.sessions.admit().ok_or(Refusal::Full)?;
         Ok((key, extension, on_upgrade, permit))
     });
@@ -120,6 +125,9 @@ impl Reply for Refusal {
             Refusal::ForeignOrigin => {
                 refuse(StatusCode::FORBIDDEN, "Pages of this origin may not connect (--allowed-origins).\n")
             }
+            Refusal::NotAttached => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance has not reached its broker yet.\n")
+            }
             Refusal::Full => refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "This instance takes no more sessions now: it is full (--sessions-max) or stopping.\n",
@@ -134,7 +142,7 @@ impl Reply for Refusal {
                 headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
                 headers.insert(SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static(VERSION));
             }
-            Refusal::Full => {
+            Refusal::Full | Refusal::NotAttached => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
             Refusal::BadKey | Refusal::BadExtensions | Refusal::ForeignOrigin => {}

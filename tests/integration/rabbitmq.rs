@@ -385,13 +385,18 @@ async fn the_next_uri_is_tried_when_one_does_not_answer() {
 async fn exactly_the_documented_topology_stands_and_goes_with_its_instance() {
     let node = PrivateNode::start("topology").await;
     let cluster = Cluster::at(node.url.clone());
-    let (broadcast, direct) = (cluster.broadcast(), cluster.direct());
+    let (broadcast, direct, beacon) = (cluster.broadcast(), cluster.direct(), cluster.beacon());
     let first = Instance::join(config(), &cluster).await;
     let mut second = Warren::join(&cluster, &["--broker-queue-bytes-max", "5 MiB"]).await;
     let second_name = second.name().await;
     let names = [first.name.as_str(), &second_name];
 
-    let mut expected = vec![row(&[&broadcast, "fanout", "true", "false"]), row(&[&direct, "direct", "true", "false"])];
+    let durable = [
+        row(&[&broadcast, "fanout", "true", "false"]),
+        row(&[&beacon, "fanout", "true", "false"]),
+        row(&[&direct, "direct", "true", "false"]),
+    ];
+    let mut expected = durable.to_vec();
     expected.extend(names.map(|name| row(&[name, "fanout", "false", "true"])));
     expected.sort();
     assert_eq!(exchanges(&node).await, expected);
@@ -422,7 +427,13 @@ async fn exactly_the_documented_topology_stands_and_goes_with_its_instance() {
     }
     let mut expected: Vec<Vec<String>> = names
         .iter()
-        .flat_map(|name| [row(&[&broadcast, name, "exchange", ""]), row(&[&direct, name, "exchange", name])])
+        .flat_map(|name| {
+            [
+                row(&[&broadcast, name, "exchange", ""]),
+                row(&[&beacon, name, "exchange", ""]),
+                row(&[&direct, name, "exchange", name]),
+            ]
+        })
         .collect();
     expected.sort();
     assert_eq!(between, expected);
@@ -434,7 +445,7 @@ async fn exactly_the_documented_topology_stands_and_goes_with_its_instance() {
 
     first.stop().await.expect("a clean stop");
     second.process.kill().await;
-    let mut stays = vec![row(&[&broadcast, "fanout", "true", "false"]), row(&[&direct, "direct", "true", "false"])];
+    let mut stays = durable.to_vec();
     stays.sort();
     eventually("nothing of either instance is left", || async {
         exchanges(&node).await == stays && self::bindings(&node).await.is_empty()

@@ -6,80 +6,60 @@ use std::time::Duration;
 
 use deadpool_lapin::Object;
 use futures_util::{Stream, StreamExt};
-use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Event};
-use tokio::sync::{Notify, mpsc, oneshot};
+use lapin::Event;
+use lapin::options::BasicQosOptions;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::Settings;
+use super::beacon::Tickets;
 use super::connection::{Endpoints, discard};
-use super::envelope;
+use super::intake::Intake;
 use super::link::{Side, Trouble};
-use super::sequence::{Place, Tracker};
+use super::source::{Batch, Source};
+use super::stream::{Reader, Verdict};
 use super::topology::{self, Failure, NameTaken, Names, Standing};
-use crate::message::Message;
+use crate::broker::{Delivery, Link, LinkState};
 
 /// Messages that the broker sends ahead of our acks. Measured: no faster above. So many of the largest messages that the
 /// broker takes (`max_message_size`: 16 MiB in `rabbitmq/rabbitmq.conf`) lapin may hold at worst.
 const PREFETCH: u16 = 300;
 
-/// Messages handed on, and then acknowledged, at once; the hub joins what waits. With those that wait for the hub a slow
-/// instance holds about 500 messages of at most `--message-bytes-max`.
-const BATCH_MESSAGES_MAX: usize = 32;
-
-/// Acks are sent for this many at once, or once a second; so they cost about 8 % against no acks at all.
-const ACK_EVERY: u64 = 100;
+/// Acks are sent at least this often.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Somebody may delete an exchange or a binding beneath us, and nothing tells: so they are made again this often
-/// (four calls that change nothing where all is well), and at once when a message of ours comes back unroutable.
+/// (some calls that change nothing where all is well), and at once when a message of ours comes back unroutable.
 const RESTORE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a stream has fallen silent.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a new instance waits for its name to become free: the broker may not have noticed yet that the run
 /// before it is gone.
 const NAME_PATIENCE: Duration = Duration::from_secs(3);
 
 pub struct Consumer {
-    endpoints: Endpoints,
-    names: Names,
-    queue_bytes_max: u64,
-    message_bytes_max: usize,
-    deliveries: mpsc::Sender<Vec<Message>>,
-    side: Side,
-    tracker: Tracker,
-    missing: Tally,
-    oversized: Tally,
-    attached_once: bool,
+    pub endpoints: Endpoints,
+    pub names: Names,
+    pub queue_bytes_max: u64,
+    pub intake: Intake,
+    pub side: Side,
+    pub link: watch::Receiver<Link>,
+    pub tickets: Tickets,
     /// A message of ours found nobody bound to receive it, not even us.
-    unroutable: Arc<Notify>,
+    pub unroutable: Arc<Notify>,
+    /// Where this instance is in the stream, if that is where the broadcast comes from.
+    pub reader: Option<Reader>,
+}
+
+/// What an attached consumer takes from.
+struct Sources<'a> {
+    standing: Standing<'a>,
+    queue: Source,
+    stream: Option<Source>,
 }
 
 impl Consumer {
-    pub fn new(
-        endpoints: Endpoints,
-        names: Names,
-        settings: &Settings,
-        deliveries: mpsc::Sender<Vec<Message>>,
-        side: Side,
-        unroutable: Arc<Notify>,
-    ) -> Consumer {
-        Consumer {
-            endpoints,
-            names,
-            queue_bytes_max: settings.queue_bytes_max,
-            message_bytes_max: settings.message_bytes_max,
-            deliveries,
-            side,
-            tracker: Tracker::default(),
-            missing: Tally::new("messages of other instances are missing"),
-            oversized: Tally::new("dropped messages of more than --message-bytes-max"),
-            attached_once: false,
-            unroutable,
-        }
-    }
-
     /// Consumes until `stop`'s other end is dropped, or until the broker lets this instance never in.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>, refuse: oneshot::Sender<NameTaken>) {
         let mut taken_since = None;
@@ -102,7 +82,7 @@ impl Consumer {
                 None => Duration::ZERO,
                 Some(Failure::NameTaken(taken)) => {
                     let since: &mut Instant = taken_since.get_or_insert_with(Instant::now);
-                    if !self.attached_once && since.elapsed() > NAME_PATIENCE {
+                    if self.link.borrow().attachments == 0 && since.elapsed() > NAME_PATIENCE {
                         let _ = refuse.send(taken.clone());
                         return;
                     }
@@ -127,57 +107,73 @@ impl Consumer {
     /// Attaches and consumes; ends only by a failure.
     async fn serve(&mut self, connection: &Object) -> Failure {
         match self.attach(connection).await {
-            Ok((standing, deliveries)) => {
+            Ok(mut sources) => {
                 // Not sooner: a refusal that attaching copes with (a left-over exchange) is an event as well.
                 let mut events = std::pin::pin!(connection.events_listener());
-                self.attached_once = true;
-                self.side.up();
-                match self.consume(&standing, deliveries, &mut events).await {
+                if sources.stream.is_none() {
+                    self.side.up();
+                    // The others may wait for it.
+                    self.tickets.ask();
+                }
+                match self.consume(&mut sources, &mut events).await {
                     Ok(never) => match never {},
                     Err(failure) => failure,
                 }
             }
             Err(failure) => {
-                // Another node may serve us where this one lets us in and then fails.
+                // Another node may serve us where this one lets us in and then fails, for one because it bears no
+                // replica of the stream.
                 self.endpoints.skip();
                 failure
             }
         }
     }
 
-    async fn attach<'a>(&self, connection: &'a Object) -> Result<(Standing<'a>, lapin::Consumer), Failure> {
-        let standing = topology::declare(connection, &self.names, self.queue_bytes_max).await?;
-        let channel = &standing.channel;
+    async fn attach<'a>(&mut self, connection: &'a Object) -> Result<Sources<'a>, Failure> {
+        let delivery = if self.reader.is_some() { Delivery::Stream } else { Delivery::Queue };
+        let standing = topology::declare(connection, &self.names, self.queue_bytes_max, delivery).await?;
+        let channel = standing.channel.clone();
         // Per consumer, not `global`, which RabbitMQ 4 has dropped.
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        // With acks: `no_ack` would ignore the prefetch and pile everything up in this process.
-        let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
-        let queue = standing.queue.clone();
-        let deliveries = channel.basic_consume(queue, "warren".into(), options, FieldTable::default()).await?;
-        Ok((standing, deliveries))
+        let queue = Source::queue(channel, standing.queue.clone()).await?;
+        let stream = match &mut self.reader {
+            Some(reader) => {
+                let channel = connection.create_channel().await?;
+                channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+                let from = reader.attach(self.tickets.ask());
+                Some(Source::stream(channel, self.names.stream.clone(), from).await.map_err(no_replica)?)
+            }
+            None => None,
+        };
+        Ok(Sources { standing, queue, stream })
     }
 
     async fn consume(
         &mut self,
-        standing: &Standing<'_>,
-        deliveries: lapin::Consumer,
+        sources: &mut Sources<'_>,
         events: &mut (impl Stream<Item = Event> + Unpin),
     ) -> Result<Infallible, Failure> {
-        let mut batches = deliveries.ready_chunks(BATCH_MESSAGES_MAX);
-        let mut acks = Acks::new(&standing.channel);
+        let Sources { standing, queue, stream } = sources;
         let mut ack_due = interval(ACK_INTERVAL);
         let mut restore_due = interval(RESTORE_INTERVAL);
+        let mut look_due = interval(LOOK_INTERVAL);
         let unroutable = self.unroutable.clone();
         loop {
             tokio::select! {
-                batch = batches.next() => {
-                    let batch = batch.ok_or_else(|| Trouble::passing("the broker cancelled the consumer"))?;
-                    let last_tag = self.hand_on(batch).await?;
-                    acks.taken(last_tag).await?;
+                batch = queue.next() => {
+                    let taken = self.intake.hand_on(batch?).await?;
+                    queue.taken(taken.last_tag).await?;
                 }
-                _ = ack_due.tick() => acks.send().await?,
+                batch = Source::next_of(stream) => self.read_on(batch?, stream).await?,
+                _ = ack_due.tick() => {
+                    queue.acknowledge().await?;
+                    if let Some(stream) = stream {
+                        stream.acknowledge().await?;
+                    }
+                }
                 _ = restore_due.tick() => standing.restore(&self.names).await?,
                 () = unroutable.notified() => standing.restore(&self.names).await?,
+                _ = look_due.tick() => self.check_silence()?,
                 event = events.next() => match event {
                     Some(Event::Error(error)) => return Err(error.into()),
                     Some(_) => {}
@@ -187,42 +183,42 @@ impl Consumer {
         }
     }
 
-    /// Hands a batch on, waiting for room; the answer is the last delivery's tag.
-    async fn hand_on(&mut self, batch: Vec<Result<Delivery, lapin::Error>>) -> Result<u64, Trouble> {
-        let mut messages = Vec::with_capacity(batch.len());
+    /// Takes what the stream has brought; by a beacon of our own that comes back we know that we are attached.
+    async fn read_on(&mut self, mut batch: Batch, stream: &mut Option<Source>) -> Result<(), Failure> {
+        let (Some(reader), Some(stream)) = (&mut self.reader, stream) else { return Ok(()) };
         let mut last_tag = 0;
-        let mut trouble = None;
-        for delivery in batch {
-            match delivery {
-                Ok(delivery) => {
-                    last_tag = delivery.delivery_tag;
-                    messages.extend(self.accept(delivery));
-                }
-                Err(error) => trouble = Some(Trouble::from(error)),
+        batch.retain(|delivery| {
+            let Ok(delivery) = delivery else { return true };
+            last_tag = delivery.delivery_tag;
+            let verdict = reader.read(delivery);
+            if verdict == Verdict::NewAfterPossibleGap {
+                log::warn!("the stream does not go on where it was read last: messages may be missing");
             }
+            verdict != Verdict::Known
+        });
+        let taken = self.intake.hand_on(batch).await?;
+        stream.taken(last_tag).await?;
+        if taken.ticket.is_some_and(|ticket| reader.arrived(ticket)) {
+            self.side.up();
         }
-        if !messages.is_empty() && self.deliveries.send(messages).await.is_err() {
-            return Err(Trouble::passing("the instance is stopping"));
-        }
-        trouble.map_or(Ok(last_tag), Err)
+        Ok(())
     }
 
-    /// The delivery's message, unless it is a double or beyond the limit.
-    fn accept(&mut self, delivery: Delivery) -> Option<Message> {
-        let (message, origin) = envelope::open(delivery, &self.names);
-        if let Some(origin) = origin {
-            match self.tracker.place(origin.incarnation.as_str(), &message.target, origin.number) {
-                Place::Expected | Place::Implausible => {}
-                Place::AfterGap(missing) => self.missing.count(missing),
-                Place::Double => return None,
-            }
+    fn check_silence(&mut self) -> Result<(), Trouble> {
+        let can_publish = self.link.borrow().publishing == LinkState::Up;
+        match self.reader.as_mut().map(|reader| reader.is_silent(can_publish)) {
+            Some(true) => Err(Trouble::passing("nothing comes from the stream")),
+            Some(false) | None => Ok(()),
         }
-        if message.payload.len() > self.message_bytes_max {
-            self.oversized.count(1);
-            return None;
-        }
-        Some(message)
     }
+}
+
+/// RabbitMQ answers 406 on a node that bears no replica of the stream, which another node mends.
+fn no_replica(error: lapin::Error) -> Failure {
+    if topology::is_code(&error, 406) {
+        return Trouble::passing(format!("this node does not serve the stream: {error}")).into();
+    }
+    error.into()
 }
 
 /// Ticks that are late are not made up for.
@@ -230,51 +226,4 @@ fn interval(period: Duration) -> Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
-}
-
-/// Something that should not happen, counted, and logged at most once a second: others decide how often it does.
-struct Tally {
-    what: &'static str,
-    total: u64,
-    told: Option<Instant>,
-}
-
-impl Tally {
-    fn new(what: &'static str) -> Tally {
-        Tally { what, total: 0, told: None }
-    }
-
-    fn count(&mut self, more: u64) {
-        self.total += more;
-        if self.told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
-            self.told = Some(Instant::now());
-            log::warn!("{} (so far {})", self.what, self.total);
-        }
-    }
-}
-
-/// Acknowledging in portions.
-struct Acks<'a> {
-    channel: &'a Channel,
-    last_tag: u64,
-    acked_tag: u64,
-}
-
-impl<'a> Acks<'a> {
-    fn new(channel: &'a Channel) -> Acks<'a> {
-        Acks { channel, last_tag: 0, acked_tag: 0 }
-    }
-
-    async fn taken(&mut self, last_tag: u64) -> Result<(), lapin::Error> {
-        self.last_tag = last_tag.max(self.last_tag);
-        if self.last_tag - self.acked_tag >= ACK_EVERY { self.send().await } else { Ok(()) }
-    }
-
-    async fn send(&mut self) -> Result<(), lapin::Error> {
-        if self.last_tag > self.acked_tag {
-            self.channel.basic_ack(self.last_tag, BasicAckOptions { multiple: true }).await?;
-            self.acked_tag = self.last_tag;
-        }
-        Ok(())
-    }
 }

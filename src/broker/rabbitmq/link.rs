@@ -69,6 +69,8 @@ impl fmt::Display for Trouble {
     }
 }
 
+const CONSUMING: &str = "consuming";
+
 /// One direction of the link, and how long to wait before it is tried again.
 pub struct Side {
     link: watch::Sender<Link>,
@@ -84,7 +86,7 @@ impl Side {
     }
 
     pub fn consuming(link: watch::Sender<Link>) -> Side {
-        Side { link, name: "consuming", part: |link| &mut link.consuming, backoff: BACKOFF_MIN, up_since: None }
+        Side { link, name: CONSUMING, part: |link| &mut link.consuming, backoff: BACKOFF_MIN, up_since: None }
     }
 
     pub fn up(&mut self) {
@@ -122,7 +124,9 @@ impl Side {
                 LinkState::Down { .. } | LinkState::Blocked { .. } => log::warn!("broker link ({name}) {state}"),
                 LinkState::Up | LinkState::Connecting => log::info!("broker link ({name}) {state}"),
             }
+            let attached = state == LinkState::Up && name == CONSUMING;
             *current = state;
+            link.attachments += u64::from(attached);
             true
         });
     }

@@ -1,17 +1,24 @@
 //! RabbitMQ between the instances. lapin and deadpool-lapin stay in this folder.
 //!
-//! Two links, each with a supervisor of its own: `publisher` sends with confirms, `consumer` declares what stands
-//! in the broker (`topology`) and takes what comes. They use separate connections, because under a memory or disk
+//! Two links, each with a supervisor of its own: `publisher` empties the `spool` with confirms, `consumer` declares what
+//! stands in the broker (`topology`) and takes what comes. They use separate connections, because under a memory or disk
 //! alarm the broker stops reading from a connection that publishes, acks and heartbeats included. lapin's automatic
 //! recovery stays off: tried with 4.12, it declares the anonymous queue again by its old name, which is refused, and
 //! doubles bindings. Instead any error tears the link down and a new one is made.
 
+mod beacon;
 mod connection;
 mod consumer;
 pub mod envelope;
+mod gate;
+mod intake;
 mod link;
+mod peers;
 mod publisher;
 mod sequence;
+mod source;
+mod spool;
+mod stream;
 mod topology;
 mod transport;
 
@@ -20,18 +27,23 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 pub use connection::{Endpoint, InvalidEndpoint};
+pub use spool::Bounds as SpoolBounds;
 pub use topology::{NameTaken, Names};
 
-use super::{Broker, Link, LinkState, NotAccepted, Receipt};
+use super::{Broker, Delivery, Link, LinkState, Receipt};
 use crate::instance::Incarnation;
 use crate::message::Message;
+use beacon::Tickets;
 use connection::Endpoints;
 use consumer::Consumer;
+use gate::Gate;
 use link::Side;
-use publisher::{Order, Publisher};
+use peers::Peers;
+use publisher::{Publisher, Surroundings};
+use stream::Reader;
 
 /// What the broker link needs to know.
 pub struct Settings {
@@ -40,8 +52,10 @@ pub struct Settings {
     /// Put before the names of the cluster's exchanges.
     pub prefix: String,
     pub incarnation: Incarnation,
+    pub delivery: Delivery,
     /// `x-max-length-bytes` of the instance's queue.
     pub queue_bytes_max: u64,
+    pub spool: SpoolBounds,
     /// Messages whose confirm is outstanding.
     pub publish_window: usize,
     /// Time for a confirm.
@@ -52,10 +66,11 @@ pub struct Settings {
 
 /// One instance's links to RabbitMQ.
 pub struct RabbitMq {
-    orders: mpsc::Sender<Order>,
+    intake: spool::Intake,
     link: watch::Receiver<Link>,
     /// Until it was told to end.
     publishing: Mutex<Option<JoinHandle<()>>>,
+    abort_publishing: AbortHandle,
     /// With what ends it.
     consuming: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
@@ -67,34 +82,45 @@ impl RabbitMq {
         settings: Settings,
         deliveries: mpsc::Sender<Vec<Message>>,
     ) -> (RabbitMq, oneshot::Receiver<NameTaken>) {
-        let (orders, orders_in) = mpsc::channel(settings.publish_window);
+        let (intake, spool) = spool::open(settings.spool);
         let (refuse, refused) = oneshot::channel();
-        let (stop_consuming, consuming) = oneshot::channel();
-        let down = Link { kind: "rabbitmq", publishing: LinkState::Connecting, consuming: LinkState::Connecting };
-        let link = watch::Sender::new(down);
+        let (stop_consuming, stop) = oneshot::channel();
+        let connecting = LinkState::Connecting;
+        let link = watch::Sender::new(Link {
+            kind: "rabbitmq",
+            publishing: connecting.clone(),
+            consuming: connecting,
+            attachments: 0,
+        });
         let names = Names::new(&settings.prefix, &settings.incarnation);
-        let unroutable = Arc::new(Notify::new());
-        let publisher = Publisher::new(
-            Endpoints::new(&settings, "publishing"),
-            names.clone(),
-            &settings,
-            orders_in,
-            Side::publishing(link.clone()),
-            unroutable.clone(),
-        );
-        let consumer = Consumer::new(
-            Endpoints::new(&settings, "consuming"),
+        let (unroutable, tickets, peers) = (Arc::new(Notify::new()), Tickets::default(), Peers::default());
+        let around = Surroundings {
+            side: Side::publishing(link.clone()),
+            gate: Gate::new(link.subscribe(), settings.delivery, peers.clone()),
+            tickets: tickets.clone(),
+            unroutable: unroutable.clone(),
+        };
+        let endpoints = Endpoints::new(&settings, "publishing");
+        let publisher = Publisher::new(endpoints, names.clone(), &settings, spool, around);
+        let incarnation = settings.incarnation.clone();
+        let consumer = Consumer {
+            endpoints: Endpoints::new(&settings, "consuming"),
+            intake: intake::Intake::new(names.clone(), incarnation, settings.message_bytes_max, deliveries, peers),
             names,
-            &settings,
-            deliveries,
-            Side::consuming(link.clone()),
-            unroutable,
-        );
-        let broker = RabbitMq {
-            orders,
+            queue_bytes_max: settings.queue_bytes_max,
+            side: Side::consuming(link.clone()),
             link: link.subscribe(),
-            publishing: Mutex::new(Some(tokio::spawn(publisher.run()))),
-            consuming: Mutex::new(Some((stop_consuming, tokio::spawn(consumer.run(consuming, refuse))))),
+            tickets,
+            unroutable,
+            reader: (settings.delivery == Delivery::Stream).then(|| Reader::new(settings.spool.age_max)),
+        };
+        let publishing = tokio::spawn(publisher.run());
+        let broker = RabbitMq {
+            intake,
+            link: link.subscribe(),
+            abort_publishing: publishing.abort_handle(),
+            publishing: Mutex::new(Some(publishing)),
+            consuming: Mutex::new(Some((stop_consuming, tokio::spawn(consumer.run(stop, refuse))))),
         };
         (broker, refused)
     }
@@ -102,17 +128,7 @@ impl RabbitMq {
 
 impl Broker for RabbitMq {
     fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            // While nothing comes back, the sender would not even hear itself: better told than left in the dark.
-            if self.link.borrow().consuming != LinkState::Up {
-                return receipt.settle(Err(NotAccepted::LinkDown));
-            }
-            if let Err(mpsc::error::SendError(Order::Publish(_, receipt))) =
-                self.orders.send(Order::Publish(message, receipt)).await
-            {
-                receipt.settle(Err(NotAccepted::Stopping));
-            }
-        })
+        Box::pin(self.intake.take(message, receipt))
     }
 
     fn link(&self) -> watch::Receiver<Link> {
@@ -121,7 +137,7 @@ impl Broker for RabbitMq {
 
     fn finish_publishing(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let _ = self.orders.send(Order::Stop).await;
+            self.intake.stop();
             let publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(publishing) = publishing {
                 let _ = publishing.await;
@@ -131,6 +147,8 @@ impl Broker for RabbitMq {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            // Long over, unless the broker would not confirm.
+            self.abort_publishing.abort();
             let consuming = self.consuming.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some((stop, consuming)) = consuming {
                 drop(stop);

@@ -1,7 +1,8 @@
 //! The way to the broker: one task, one channel, a bounded window of outstanding confirms.
 //!
 //! Publishing from one place keeps every sender's order, and one long-lived channel with a window is the fast way
-//! (measured: 118,000/s; confirming one by one 6,000/s; a channel per message 2,000/s).
+//! (measured: 118,000/s; confirming one by one 6,000/s; a channel per message 2,000/s). What the broker does not confirm,
+//! for whatever reason, is published again, in order and with its old number.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -14,30 +15,38 @@ use deadpool_lapin::Object;
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Event, PublisherConfirm};
-use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Settings;
+use super::beacon::{self, Tickets};
 use super::connection::{Endpoints, discard};
 use super::envelope;
+use super::gate::{Gate, Moved};
 use super::link::{Side, Trouble};
-use super::sequence::Numbers;
+use super::spool::{Entry, Spool};
 use super::topology::{self, Names};
-use crate::broker::{NotAccepted, Receipt};
 use crate::instance::Incarnation;
-use crate::message::Message;
 
-/// What the publisher is asked to do.
-pub enum Order {
-    Publish(Message, Receipt),
-    /// Finish what is outstanding and end.
-    Stop,
-}
+/// How often each publisher tells how far it is.
+const BEACON_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pause before what the broker refused is published again: the next try may find a queue or a binding made anew.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 pub struct Publisher {
     endpoints: Endpoints,
-    intake: Intake,
+    spool: Spool,
     link: PublishingLink,
+}
+
+/// What the publisher has to do with the other parts of the broker link.
+pub struct Surroundings {
+    pub side: Side,
+    pub gate: Gate,
+    pub tickets: Tickets,
+    /// Told when a message came back that nobody was bound to receive.
+    pub unroutable: Arc<Notify>,
 }
 
 impl Publisher {
@@ -45,54 +54,54 @@ impl Publisher {
         endpoints: Endpoints,
         names: Names,
         settings: &Settings,
-        orders: mpsc::Receiver<Order>,
-        side: Side,
-        unroutable: Arc<Notify>,
+        spool: Spool,
+        around: Surroundings,
     ) -> Publisher {
         let link = PublishingLink {
             names,
             incarnation: settings.incarnation.clone(),
             window: settings.publish_window,
             timeout: settings.publish_timeout,
-            numbers: Numbers::default(),
-            side,
+            around,
+            outstanding: VecDeque::with_capacity(settings.publish_window),
+            refused: Vec::new(),
+            paused_until: None,
             blocked: false,
-            unroutable,
         };
-        Publisher { endpoints, intake: Intake { orders, stopping: false }, link }
+        Publisher { endpoints, spool, link }
     }
 
-    /// Publishes until told to stop, or until nobody can ask any more.
+    /// Publishes until told to stop and all is settled.
     pub async fn run(mut self) {
-        while !self.intake.stopping {
-            let (connection, trouble) = match self.intake.refuse_during(self.endpoints.connect()).await {
-                None => break,
-                Some(Err(trouble)) => (None, trouble),
-                Some(Ok(connection)) => match self.serve(&connection).await {
-                    Ok(()) => {
-                        discard(connection).await;
-                        break;
-                    }
-                    Err(trouble) => (Some(connection), trouble),
+        while !self.spool.is_finished() {
+            let (connection, trouble) = tokio::select! {
+                connected = self.endpoints.connect() => match connected {
+                    Err(trouble) => (None, trouble),
+                    Ok(connection) => match self.serve(&connection).await {
+                        Ok(()) => return discard(connection).await,
+                        Err(trouble) => (Some(connection), trouble),
+                    },
                 },
+                () = self.spool.finished() => return,
             };
+            self.link.put_back(&mut self.spool);
+            self.link.around.gate.publishing_lost();
             // Told before the good-bye, which a silent broker draws out.
-            let pause = self.link.side.down(&trouble);
+            let pause = self.link.around.side.down(&trouble);
             if let Some(connection) = connection {
-                self.intake.refuse_during(discard(connection)).await;
+                discard(connection).await;
             }
-            self.intake.refuse_during(tokio::time::sleep(pause)).await;
+            self.spool.patrol(None);
+            tokio::time::sleep(pause).await;
         }
-        self.intake.refuse_rest().await;
     }
 
-    /// Publishes over one connection. `Ok` when all is settled after [`Order::Stop`].
+    /// Publishes over one connection. `Ok` when told to stop and all is settled.
     async fn serve(&mut self, connection: &Object) -> Result<(), Trouble> {
         let mut events = std::pin::pin!(connection.events_listener());
-        match self.intake.refuse_during(open_channel(connection, &self.link.names)).await {
-            None => Ok(()),
-            Some(Ok(channel)) => self.link.publish_all(&channel, &mut events, &mut self.intake).await,
-            Some(Err(error)) => {
+        match open_channel(connection, &self.link.names).await {
+            Ok(channel) => self.link.publish_all(&channel, &mut events, &mut self.spool).await,
+            Err(error) => {
                 // Another node may serve us where this one lets us in and then fails.
                 self.endpoints.skip();
                 Err(error.into())
@@ -109,75 +118,34 @@ async fn open_channel(connection: &Object, names: &Names) -> Result<Channel, lap
     Ok(channel)
 }
 
-/// The orders, and whether the last one has come.
-struct Intake {
-    orders: mpsc::Receiver<Order>,
-    stopping: bool,
-}
-
-impl Intake {
-    async fn next(&mut self) -> Option<(Message, Receipt)> {
-        match self.orders.recv().await {
-            Some(Order::Publish(message, receipt)) => Some((message, receipt)),
-            Some(Order::Stop) | None => {
-                self.stopping = true;
-                // Who publishes from here on is told so.
-                self.orders.close();
-                None
-            }
-        }
-    }
-
-    /// An order that waits already.
-    fn next_ready(&mut self) -> Option<(Message, Receipt)> {
-        self.next().now_or_never().flatten()
-    }
-
-    /// Whoever was about to publish when the last order came is told, too.
-    async fn refuse_rest(&mut self) {
-        self.orders.close();
-        while let Some(order) = self.orders.recv().await {
-            if let Order::Publish(_, receipt) = order {
-                receipt.settle(Err(NotAccepted::Stopping));
-            }
-        }
-    }
-
-    /// While there is no link, whoever publishes is told so at once. `None`: told to stop meanwhile.
-    async fn refuse_during<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                result = &mut work => return Some(result),
-                order = self.next() => order?.1.settle(Err(NotAccepted::LinkDown)),
-            }
-        }
-    }
-}
-
 /// A message that was handed to lapin, and whose confirm is awaited.
-struct Outstanding<'a> {
-    progress: Progress<'a>,
-    receipt: Receipt,
+struct Outstanding {
+    progress: Progress,
+    /// None for a beacon.
+    entry: Option<Entry>,
     deadline: Instant,
 }
 
-enum Progress<'a> {
-    Writing(Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>),
+enum Progress {
+    Writing(Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>),
     Confirming(PublisherConfirm),
 }
 
-impl<'a> Progress<'a> {
+impl Progress {
     /// lapin queues the frames at the first poll, and its answer comes when they are written. Waiting for that would
     /// cost a write and two thread switches a message: without it, what is ready together is written together.
-    fn begin(writing: impl Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a) -> Progress<'a> {
-        let mut writing: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(writing);
+    fn begin(writing: impl Future<Output = lapin::Result<PublisherConfirm>> + Send + 'static) -> Progress {
+        let mut writing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(writing);
         // The oldest outstanding message alone is waited for; the others need not wake anybody.
         match writing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(confirm)) => Progress::Confirming(confirm),
-            Poll::Ready(Err(error)) => Progress::Writing(Box::pin(std::future::ready(Err(error)))),
+            Poll::Ready(Err(error)) => Progress::failed(error),
             Poll::Pending => Progress::Writing(writing),
         }
+    }
+
+    fn failed(error: lapin::Error) -> Progress {
+        Progress::Writing(Box::pin(std::future::ready(Err(error))))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<Confirmation>> {
@@ -195,71 +163,127 @@ struct PublishingLink {
     incarnation: Incarnation,
     window: usize,
     timeout: Duration,
-    numbers: Numbers,
-    side: Side,
+    around: Surroundings,
+    /// Oldest first.
+    outstanding: VecDeque<Outstanding>,
+    /// Nacked or returned, oldest first. While there are any, nothing else is published: what comes later would
+    /// overtake them.
+    refused: Vec<Entry>,
+    paused_until: Option<Instant>,
     /// The broker reads nothing from us: publishes hang without an error.
     blocked: bool,
-    /// Told when a message came back that nobody was bound to receive.
-    unroutable: Arc<Notify>,
 }
 
 impl PublishingLink {
-    /// Whatever is outstanding when this fails is dropped, which tells the senders that its outcome is unknown.
     async fn publish_all(
         &mut self,
         channel: &Channel,
         events: &mut (impl Stream<Item = Event> + Unpin),
-        intake: &mut Intake,
+        spool: &mut Spool,
     ) -> Result<(), Trouble> {
         self.blocked = false;
-        self.side.up();
-        let mut outstanding = VecDeque::with_capacity(self.window);
-        let mut patrol = tokio::time::interval(self.timeout / 4);
-        patrol.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while !(intake.stopping && outstanding.is_empty()) {
-            let takes_more = !intake.stopping && outstanding.len() < self.window;
+        self.paused_until = None;
+        self.around.side.up();
+        let mut patrol = interval(self.timeout / 4);
+        let mut beacon_due = interval(BEACON_INTERVAL);
+        while !(spool.is_finished() && self.outstanding.is_empty() && self.refused.is_empty()) {
+            if self.outstanding.is_empty() && !self.refused.is_empty() {
+                self.put_back(spool);
+                self.paused_until = Some(Instant::now() + RETRY_PAUSE);
+            }
+            let room = self.outstanding.len() < self.window && !self.blocked && self.refused.is_empty();
+            let publishes = room && self.paused_until.is_none() && self.around.gate.is_open();
             tokio::select! {
                 biased;
                 event = events.next() => self.note(event)?,
-                settled = poll_fn(|cx| poll_settle(cx, &mut outstanding, &self.unroutable)) => settled?,
-                order = intake.next(), if takes_more => if let Some(order) = order {
-                    outstanding.extend(self.publish(channel, order));
-                    while outstanding.len() < self.window && let Some(order) = intake.next_ready() {
-                        outstanding.extend(self.publish(channel, order));
+                settled = poll_fn(|cx| poll_settled(cx, &mut self.outstanding)) => self.settle(settled?, spool),
+                moved = self.around.gate.moved() => {
+                    if moved == (Moved::Opened { lost: true }) {
+                        self.rewind(spool);
                     }
-                },
-                _ = patrol.tick() => self.give_up_late(&mut outstanding)?,
+                }
+                () = spool.ready(), if publishes => self.publish_ready(channel, spool),
+                () = until(self.paused_until) => self.paused_until = None,
+                _ = beacon_due.tick(), if room => self.beacon(channel, spool),
+                () = self.around.tickets.wanted(), if room => self.beacon(channel, spool),
+                _ = patrol.tick() => {
+                    spool.patrol(self.outstanding.iter().find_map(|one| one.entry.as_ref()));
+                    self.check_deadline()?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Hands one message to lapin; `None` if it was refused.
-    fn publish<'a>(&mut self, channel: &'a Channel, (message, receipt): (Message, Receipt)) -> Option<Outstanding<'a>> {
-        if self.blocked {
-            receipt.settle(Err(NotAccepted::Blocked));
-            return None;
+    /// The broker may have lost what it had confirmed, so that goes first; nothing is outstanding while the gate is shut.
+    fn rewind(&mut self, spool: &mut Spool) {
+        if REPUBLISHES {
+            spool.rewind();
         }
-        let deadline = Instant::now() + self.timeout;
-        let (exchange, key) = envelope::address(&self.names, &message.target);
-        let number = self.numbers.next(&message.target);
-        let properties = envelope::properties(&message, &self.incarnation, number);
-        // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells.
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let payload = message.payload;
-        let writing = async move { channel.basic_publish(exchange, key, options, &payload, properties).await };
-        Some(Outstanding { progress: Progress::begin(writing), receipt, deadline })
+    }
+
+    /// What is not confirmed goes back to where it came from, in order.
+    fn put_back(&mut self, spool: &mut Spool) {
+        let unconfirmed = self.outstanding.drain(..).filter_map(|one| one.entry);
+        let entries: Vec<Entry> = self.refused.drain(..).chain(unconfirmed).collect();
+        if REPUBLISHES {
+            spool.put_back(entries.into_iter());
+        }
+    }
+
+    fn publish_ready(&mut self, channel: &Channel, spool: &mut Spool) {
+        while self.outstanding.len() < self.window
+            && let Some(entry) = spool.next()
+        {
+            let (exchange, key) = envelope::address(&self.names, &entry.message.target);
+            let properties = envelope::properties(&entry.message, &self.incarnation, entry.number);
+            // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells.
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let (channel, payload) = (channel.clone(), entry.message.payload.clone());
+            let writing = async move { channel.basic_publish(exchange, key, options, &payload, properties).await };
+            self.expect(Progress::begin(writing), Some(entry));
+        }
+    }
+
+    fn beacon(&mut self, channel: &Channel, spool: &Spool) {
+        if !self.around.gate.is_attached() {
+            return;
+        }
+        let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), spool.numbers());
+        let (channel, exchange) = (channel.clone(), self.names.beacon.clone());
+        let options = BasicPublishOptions::default();
+        let writing = async move { channel.basic_publish(exchange, "".into(), options, &[], properties).await };
+        self.expect(Progress::begin(writing), None);
+    }
+
+    fn expect(&mut self, progress: Progress, entry: Option<Entry>) {
+        self.outstanding.push_back(Outstanding { progress, entry, deadline: Instant::now() + self.timeout });
+    }
+
+    fn settle(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+        for (entry, confirmation) in settled {
+            match confirmation {
+                Confirmation::Ack(None) => spool.confirm(entry),
+                Confirmation::Ack(Some(_returned)) => {
+                    self.around.unroutable.notify_one();
+                    self.refused.push(entry);
+                }
+                Confirmation::Nack(_) | Confirmation::NotRequested => self.refused.push(entry),
+            }
+        }
     }
 
     fn note(&mut self, event: Option<Event>) -> Result<(), Trouble> {
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
                 self.blocked = true;
-                self.side.blocked(reason);
+                self.around.side.blocked(reason);
             }
             Some(Event::ConnectionUnblocked) => {
                 self.blocked = false;
-                self.side.up();
+                let deadline = Instant::now() + self.timeout;
+                self.outstanding.iter_mut().for_each(|one| one.deadline = deadline);
+                self.around.side.up();
             }
             Some(Event::Error(error)) => return Err(error.into()),
             Some(_) => {}
@@ -269,42 +293,54 @@ impl PublishingLink {
     }
 
     /// A confirm that does not come means a dead link, unless the broker has said that it reads nothing for now.
-    fn give_up_late(&self, outstanding: &mut VecDeque<Outstanding<'_>>) -> Result<(), Trouble> {
-        let now = Instant::now();
-        while outstanding.front().is_some_and(|front| front.deadline <= now) {
-            if !self.blocked {
-                return Err(Trouble::passing(format!("no confirm within {} ms", self.timeout.as_millis())));
-            }
-            outstanding.pop_front();
+    fn check_deadline(&self) -> Result<(), Trouble> {
+        let late = self.outstanding.front().is_some_and(|front| front.deadline <= Instant::now());
+        if late && !self.blocked {
+            return Err(Trouble::passing(format!("no confirm within {} ms", self.timeout.as_millis())));
         }
         Ok(())
     }
 }
 
-/// Settles the oldest outstanding messages whose outcome is known; pending if there is none. The broker mostly
-/// confirms in order; one confirmed early waits for those before it.
-fn poll_settle(
-    cx: &mut Context<'_>,
-    outstanding: &mut VecDeque<Outstanding<'_>>,
-    unroutable: &Notify,
-) -> Poll<Result<(), Trouble>> {
-    let mut settled_any = false;
+type Settled = (Entry, Confirmation);
+
+/// The oldest outstanding messages whose outcome is known; pending if there is none. The broker mostly confirms in
+/// order; one confirmed early waits for those before it.
+fn poll_settled(cx: &mut Context<'_>, outstanding: &mut VecDeque<Outstanding>) -> Poll<lapin::Result<Vec<Settled>>> {
+    let mut settled = Vec::new();
+    let mut any = false;
     while let Some(front) = outstanding.front_mut() {
         let Poll::Ready(confirmation) = front.progress.poll(cx) else { break };
-        let receipt = outstanding.pop_front().map(|front| front.receipt);
-        let outcome = match confirmation {
-            Ok(Confirmation::Ack(None)) => Ok(()),
-            Ok(Confirmation::Ack(Some(_returned))) => {
-                unroutable.notify_one();
-                Err(NotAccepted::Unroutable)
+        match confirmation {
+            Ok(confirmation) => {
+                let entry = outstanding.pop_front().and_then(|front| front.entry);
+                settled.extend(entry.map(|entry| (entry, confirmation)));
+                any = true;
             }
-            Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(NotAccepted::Refused),
-            Err(error) => return Poll::Ready(Err(error.into())),
-        };
-        if let Some(receipt) = receipt {
-            receipt.settle(outcome);
+            Err(error) if any => {
+                // Told the next time: what is settled by now comes first.
+                front.progress = Progress::failed(error);
+                break;
+            }
+            Err(error) => return Poll::Ready(Err(error)),
         }
-        settled_any = true;
     }
-    if settled_any { Poll::Ready(Ok(())) } else { Poll::Pending }
+    if any { Poll::Ready(Ok(settled)) } else { Poll::Pending }
+}
+
+/// Off only in a build that is to be caught losing messages.
+const REPUBLISHES: bool = !cfg!(feature = "fault-no-republishing");
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ticks that are late are not made up for.
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }

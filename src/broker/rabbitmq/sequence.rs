@@ -1,6 +1,7 @@
 //! Sequence numbers: a publisher counts its messages per route, a receiver drops doubles and sees losses by them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 
 use crate::message::Target;
 
@@ -10,6 +11,9 @@ const ROUTES_MAX: usize = 10_000;
 /// A jump of more than this is nobody's loss but somebody's invention: a program that writes numbers of its own under an
 /// instance's name must not make all that follows look like doubles.
 const GAP_MAX: u64 = 1 << 20;
+
+/// Gaps of a route that a receiver remembers, to tell a late message from a double; past it the oldest is forgotten.
+const GAPS_MAX: usize = 64;
 
 /// The publisher's side: the next number of each route, from 1.
 #[derive(Debug, Default)]
@@ -30,6 +34,11 @@ impl Numbers {
             }
         }
     }
+
+    /// Each route with its last number.
+    pub fn iter(&self) -> impl Iterator<Item = (&Target, u64)> {
+        self.last.iter().map(|(route, last)| (route, *last))
+    }
 }
 
 /// What a number says about the message that bears it.
@@ -39,6 +48,8 @@ pub enum Place {
     Expected,
     /// That many before it are missing.
     AfterGap(u64),
+    /// One that was missing: refused at first, and published again after its successors.
+    Late,
     /// It was here before.
     Double,
     /// No number that this publisher can have reached; it says nothing.
@@ -58,6 +69,34 @@ pub struct Tracker {
 struct Heard {
     number: u64,
     at: u64,
+    /// What is missing below `number`, oldest first.
+    missing: VecDeque<RangeInclusive<u64>>,
+}
+
+impl Heard {
+    fn first(number: u64, at: u64) -> Heard {
+        Heard { number, at, missing: VecDeque::new() }
+    }
+
+    fn skip_to(&mut self, number: u64) {
+        if self.missing.len() == GAPS_MAX {
+            self.missing.pop_front();
+        }
+        self.missing.push_back(self.number + 1..=number - 1);
+        self.number = number;
+    }
+
+    /// Whether `number` was missing; no longer.
+    fn fill(&mut self, number: u64) -> bool {
+        let missing = &mut self.missing;
+        let Some(index) = missing.iter().position(|range| range.contains(&number)) else { return false };
+        let (first, last) = missing.remove(index).map_or((1, 0), RangeInclusive::into_inner);
+        let rest = [first..=number - 1, number + 1..=last];
+        for range in rest.into_iter().rev().filter(|range| !range.is_empty()) {
+            missing.insert(index, range);
+        }
+        true
+    }
 }
 
 impl Tracker {
@@ -65,20 +104,44 @@ impl Tracker {
     pub fn place(&mut self, incarnation: &str, route: &Target, number: u64) -> Place {
         self.messages += 1;
         let at = self.messages;
-        let known = self.heard.get_mut(incarnation).and_then(|routes| routes.get_mut(route));
-        let Some(last) = known else {
-            self.remember(incarnation, route, Heard { number, at });
+        let Some(last) = self.find(incarnation, route) else {
+            self.remember(incarnation, route, Heard::first(number, at));
             return Place::Expected;
         };
         if number <= last.number {
-            return Place::Double;
+            return if last.fill(number) { Place::Late } else { Place::Double };
         }
         let missing = number - last.number - 1;
         if missing > GAP_MAX {
             return Place::Implausible;
         }
-        *last = Heard { number, at };
-        if missing == 0 { Place::Expected } else { Place::AfterGap(missing) }
+        last.at = at;
+        if missing == 0 {
+            last.number = number;
+            return Place::Expected;
+        }
+        last.skip_to(number);
+        Place::AfterGap(missing)
+    }
+
+    /// The publisher says that it has reached `number`: how many are missing of which nothing else has told.
+    pub fn reached(&mut self, incarnation: &str, route: &Target, number: u64) -> u64 {
+        let at = self.messages;
+        let Some(last) = self.find(incarnation, route) else {
+            self.remember(incarnation, route, Heard::first(number, at));
+            return 0;
+        };
+        let missing = number.saturating_sub(last.number);
+        if missing == 0 || missing > GAP_MAX {
+            return 0;
+        }
+        last.skip_to(number + 1);
+        last.number = number;
+        missing
+    }
+
+    fn find(&mut self, incarnation: &str, route: &Target) -> Option<&mut Heard> {
+        self.heard.get_mut(incarnation)?.get_mut(route)
     }
 
     fn remember(&mut self, incarnation: &str, route: &Target, heard: Heard) {
@@ -131,11 +194,44 @@ mod tests {
     }
 
     #[test]
+    fn what_was_missing_is_late_once() {
+        let mut tracker = Tracker::default();
+        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        assert_eq!([place(1), place(6)], [Place::Expected, Place::AfterGap(4)]);
+        assert_eq!([place(4), place(4), place(1)], [Place::Late, Place::Double, Place::Double]);
+        assert_eq!([place(2), place(5), place(3), place(3)], [Place::Late, Place::Late, Place::Late, Place::Double]);
+        assert_eq!(place(7), Place::Expected);
+    }
+
+    #[test]
+    fn a_publisher_that_falls_silent_tells_how_far_it_was() {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.reached("x", &Target::Broadcast, 3), 0, "a baseline");
+        assert_eq!(tracker.place("x", &Target::Broadcast, 4), Place::Expected);
+        assert_eq!(tracker.reached("x", &Target::Broadcast, 4), 0);
+        assert_eq!(tracker.reached("x", &Target::Broadcast, 6), 2);
+        assert_eq!(tracker.reached("x", &Target::Broadcast, 6), 0, "told once");
+        assert_eq!(tracker.place("x", &Target::Broadcast, 6), Place::Late);
+        assert_eq!(tracker.place("x", &Target::Broadcast, 7), Place::Expected);
+        assert_eq!(tracker.reached("x", &Target::Broadcast, 7 + GAP_MAX + 1), 0, "implausible");
+    }
+
+    #[test]
+    fn gaps_that_are_remembered_are_bounded() {
+        let mut tracker = Tracker::default();
+        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        for number in 0..2 * GAPS_MAX as u64 {
+            place(1 + 2 * number);
+        }
+        assert_eq!([place(2), place(4 * GAPS_MAX as u64 - 2)], [Place::Double, Place::Late]);
+    }
+
+    #[test]
     fn an_invented_number_does_not_move_the_baseline() {
         let mut tracker = Tracker::default();
         let mut place = |number| tracker.place("x", &Target::Broadcast, number);
         assert_eq!([place(41), place(u64::MAX), place(42)], [Place::Expected, Place::Implausible, Place::Expected]);
-        assert_eq!([place(43 + GAP_MAX), place(43)], [Place::AfterGap(GAP_MAX), Place::Double]);
+        assert_eq!([place(43 + GAP_MAX), place(42)], [Place::AfterGap(GAP_MAX), Place::Double]);
     }
 
     #[test]

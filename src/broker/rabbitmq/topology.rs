@@ -1,8 +1,16 @@
 //! What stands in RabbitMQ for the cluster and for this instance. `rabbitmq/README.md` shows it whole.
 //!
 //! ```text
-//! warren.broadcast ──► {ip}_{port} ──► anonymous queue ──► this instance
-//! warren.direct ──key {ip}_{port}──┘
+//! warren.broadcast ─┐
+//! warren.beacon ────┼──► {ip}_{port} ──► anonymous queue ──► this instance
+//! warren.direct ────┘ (key {ip}_{port})
+//! ```
+//!
+//! With `--delivery stream` broadcast and beacons come another way:
+//!
+//! ```text
+//! warren.broadcast ─┬──► warren.stream ──► every instance, each at its own place
+//! warren.beacon ────┘
 //! ```
 //!
 //! Bound one way only: a second binding back from the instance's exchange would keep a dead instance's exchange alive
@@ -16,7 +24,14 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use super::link::Trouble;
+use crate::broker::Delivery;
 use crate::instance::{Incarnation, InstanceName};
+
+/// What the stream holds at most, whatever policy is set: an hour of 1,500 messages a second of 200 bytes.
+const STREAM_BYTES_MAX: i64 = 1 << 30;
+
+/// RabbitMQ drops whole segments only; its own size of 500 MB would keep half of everything, or nothing.
+const SEGMENT_BYTES: i64 = 16 << 20;
 
 /// Another live instance bears this one's name.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,6 +43,10 @@ pub struct NameTaken(pub InstanceName);
 pub struct Names {
     /// Durable fanout exchange: everyone.
     pub broadcast: ShortString,
+    /// Durable fanout exchange: how far each publisher is.
+    pub beacon: ShortString,
+    /// Durable stream with all that went through the two above.
+    pub stream: ShortString,
     /// Durable direct exchange: one instance, by its name as key.
     pub direct: ShortString,
     /// The instance's own fanout exchange.
@@ -41,6 +60,8 @@ impl Names {
     pub fn new(prefix: &str, incarnation: &Incarnation) -> Names {
         Names {
             broadcast: format!("{prefix}.broadcast").into(),
+            beacon: format!("{prefix}.beacon").into(),
+            stream: format!("{prefix}.stream").into(),
             direct: format!("{prefix}.direct").into(),
             instance: incarnation.name().as_str().into(),
             instance_name: incarnation.name().clone(),
@@ -68,11 +89,13 @@ impl From<lapin::Error> for Failure {
     }
 }
 
-/// Declares the cluster's two exchanges. Durable: they are the cluster's address for programs outside, and stand
+/// Declares the cluster's three exchanges. Durable: they are the cluster's address for programs outside, and stand
 /// while no instance runs; a fanout or direct exchange holds no messages, so this costs nothing.
 pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    channel.exchange_declare(names.broadcast.clone(), ExchangeKind::Fanout, durable, FieldTable::default()).await?;
+    for fanout in [&names.broadcast, &names.beacon] {
+        channel.exchange_declare(fanout.clone(), ExchangeKind::Fanout, durable, FieldTable::default()).await?;
+    }
     channel.exchange_declare(names.direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await
 }
 
@@ -82,13 +105,19 @@ pub struct Standing<'a> {
     pub channel: Channel,
     /// The queue's name, given by the server.
     pub queue: ShortString,
+    delivery: Delivery,
 }
 
 /// Declares and binds all that the instance consumes from.
-pub async fn declare<'a>(connection: &'a Object, names: &Names, queue_bytes_max: u64) -> Result<Standing<'a>, Failure> {
+pub async fn declare<'a>(
+    connection: &'a Object,
+    names: &Names,
+    queue_bytes_max: u64,
+    delivery: Delivery,
+) -> Result<Standing<'a>, Failure> {
     let channel = own_exchange(connection, names).await?;
     let queue = own_queue(&channel, queue_bytes_max).await?;
-    let standing = Standing { connection, channel, queue };
+    let standing = Standing { connection, channel, queue, delivery };
     // The queue first: until it is bound nothing would remove the exchange if this instance died.
     standing.bind_queue(names).await?;
     confirm_own_exchange(connection, names).await?;
@@ -112,12 +141,37 @@ impl Standing<'_> {
     /// Binds the instance's exchange from the cluster's.
     async fn bind_exchange(&self, names: &Names) -> Result<(), lapin::Error> {
         declare_cluster(&self.channel, names).await?;
-        for (source, key) in [(&names.broadcast, "".into()), (&names.direct, names.instance.clone())] {
+        let sources = match self.delivery {
+            Delivery::Queue => &[&names.broadcast, &names.beacon, &names.direct][..],
+            Delivery::Stream => {
+                bind_stream(&self.channel, names).await?;
+                &[&names.direct]
+            }
+        };
+        for source in sources {
+            let key = if **source == names.direct { names.instance.clone() } else { "".into() };
             let (own, options) = (names.instance.clone(), ExchangeBindOptions::default());
-            self.channel.exchange_bind(own, source.clone(), key, options, FieldTable::default()).await?;
+            self.channel.exchange_bind(own, (*source).clone(), key, options, FieldTable::default()).await?;
         }
         Ok(())
     }
+}
+
+/// Declares the stream that instances read, and binds it. It outlives every instance: what it holds is bounded by a
+/// policy, since arguments could not be changed later (`rabbitmq/README.md` has the one to set), and in any case by
+/// [`STREAM_BYTES_MAX`].
+async fn bind_stream(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(STREAM_BYTES_MAX));
+    arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(SEGMENT_BYTES));
+    channel.queue_declare(names.stream.clone(), options, arguments).await?;
+    for source in [&names.broadcast, &names.beacon] {
+        let (stream, options) = (names.stream.clone(), QueueBindOptions::default());
+        channel.queue_bind(stream, source.clone(), "".into(), options, FieldTable::default()).await?;
+    }
+    Ok(())
 }
 
 /// Declares the instance's exchange, auto-delete (it goes with its last queue) and not durable (it means nothing
@@ -175,6 +229,6 @@ async fn own_queue(channel: &Channel, bytes_max: u64) -> Result<ShortString, lap
     Ok(channel.queue_declare("".into(), options, arguments).await?.name().clone())
 }
 
-fn is_code(error: &lapin::Error, code: u16) -> bool {
+pub fn is_code(error: &lapin::Error, code: u16) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == code)
 }

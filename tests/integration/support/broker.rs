@@ -46,6 +46,10 @@ impl Cluster {
         format!("{}.broadcast", self.prefix)
     }
 
+    pub fn beacon(&self) -> String {
+        format!("{}.beacon", self.prefix)
+    }
+
     pub fn direct(&self) -> String {
         format!("{}.direct", self.prefix)
     }

@@ -1,0 +1,166 @@
+//! Beacons: each publisher says every second how far its numbers have got.
+//!
+//! So a loss shows even when nothing follows it. An instance that reads a stream knows by a beacon of its own that it
+//! has read up to now: it asks for one with a new ticket, and waits until that comes back. Beacons have an exchange of
+//! their own, so that programs that listen to the broadcast are not bothered, and travel with the messages from there
+//! on: same channel, same queue or stream, so none overtakes what it speaks of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::sync::Notify;
+
+use super::sequence::Numbers;
+use super::topology::Names;
+use crate::instance::Incarnation;
+use crate::message::Target;
+use crate::topic::Topic;
+
+/// What a beacon's AMQP `type` is.
+const KIND: &str = "warren.beacon";
+
+/// 64 bits: the last ticket that the publisher's own instance has asked for.
+const TICKET: &str = "x-warren-ticket";
+
+/// 64 bits: the last number of the broadcast.
+const BROADCAST: &str = "x-warren-broadcast";
+
+/// A table: the last number of each topic.
+const TOPICS: &str = "x-warren-topics";
+
+/// Topics in one beacon: with names of 30 bytes about a third of what one AMQP frame takes. Of the rest a loss shows when
+/// something follows it.
+const TOPICS_MAX: usize = 1000;
+
+/// How the consumer asks the publisher for a beacon.
+#[derive(Clone, Default)]
+pub struct Tickets {
+    last: Arc<AtomicU64>,
+    wanted: Arc<Notify>,
+}
+
+impl Tickets {
+    /// Asks for a beacon; the answer is the ticket that it will bear.
+    pub fn ask(&self) -> u64 {
+        let ticket = self.last.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wanted.notify_one();
+        ticket
+    }
+
+    /// Ready when a beacon was asked for.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+}
+
+/// What a beacon says.
+#[derive(Debug, PartialEq)]
+pub struct Beacon {
+    pub incarnation: ShortString,
+    pub ticket: u64,
+    pub numbers: Vec<(Target, u64)>,
+}
+
+/// A beacon's properties; its body is empty. Without `numbers` it bears a ticket alone.
+pub fn properties(incarnation: &Incarnation, ticket: u64, numbers: Option<&Numbers>) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(TICKET.into(), number(ticket));
+    let mut topics = FieldTable::default();
+    for (route, last) in numbers.into_iter().flat_map(Numbers::iter) {
+        match route {
+            Target::Broadcast => {
+                headers.insert(BROADCAST.into(), number(last));
+            }
+            Target::Topic(topic) if topics.inner().len() < TOPICS_MAX => {
+                topics.insert(topic.as_str().into(), number(last));
+            }
+            // Only the one instance that is meant could tell a loss from what others were sent.
+            Target::Topic(_) | Target::Instance(_) => {}
+        }
+    }
+    headers.insert(TOPICS.into(), AMQPValue::FieldTable(topics));
+    BasicProperties::default()
+        .with_type(KIND.into())
+        .with_delivery_mode(1)
+        .with_app_id(incarnation.as_str().into())
+        .with_headers(headers)
+}
+
+/// The beacon that a delivery is, if it is one.
+pub fn open(delivery: &Delivery, names: &Names) -> Option<Beacon> {
+    let properties = &delivery.properties;
+    if delivery.exchange != names.beacon || properties.kind().as_ref().is_none_or(|kind| kind.as_str() != KIND) {
+        return None;
+    }
+    let headers = properties.headers().as_ref()?.inner();
+    let mut numbers = Vec::new();
+    if let Some(last) = headers.get(BROADCAST).and_then(unsigned) {
+        numbers.push((Target::Broadcast, last));
+    }
+    if let Some(AMQPValue::FieldTable(topics)) = headers.get(TOPICS) {
+        for (name, last) in topics.inner() {
+            let topic = Topic::from_routing_key(name.as_str()).map(Target::Topic);
+            numbers.extend(topic.zip(unsigned(last)));
+        }
+    }
+    let incarnation = properties.app_id().as_ref()?.clone();
+    Some(Beacon { incarnation, ticket: headers.get(TICKET).and_then(unsigned)?, numbers })
+}
+
+fn number(value: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn unsigned(value: &AMQPValue) -> Option<u64> {
+    match value {
+        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::InstanceName;
+
+    fn delivery(names: &Names, properties: BasicProperties) -> Delivery {
+        let mut delivery = Delivery::mock(1, names.beacon.clone(), "".into(), false, Vec::new());
+        delivery.properties = properties;
+        delivery
+    }
+
+    #[test]
+    fn a_beacon_survives_the_way_through_amqp() {
+        let incarnation = Incarnation::begin(InstanceName::parse("10.0.0.5_8080").unwrap());
+        let names = Names::new("warren", &incarnation);
+        let topic = Target::Topic(Topic::from_routing_key("orders.17").unwrap());
+        let mut numbers = Numbers::default();
+        for route in [&Target::Broadcast, &topic, &topic, &Target::Instance(incarnation.name().clone())] {
+            numbers.next(route);
+        }
+        let beacon = open(&delivery(&names, properties(&incarnation, 7, Some(&numbers))), &names).unwrap();
+        assert_eq!((beacon.incarnation.as_str(), beacon.ticket), (incarnation.as_str(), 7));
+        assert_eq!(beacon.numbers, [(Target::Broadcast, 1), (topic, 2)]);
+        let bare = open(&delivery(&names, properties(&incarnation, 8, None)), &names).unwrap();
+        assert_eq!((bare.ticket, bare.numbers), (8, vec![]));
+    }
+
+    #[test]
+    fn what_comes_another_way_is_no_beacon() {
+        let incarnation = Incarnation::begin(InstanceName::parse("10.0.0.5_8080").unwrap());
+        let names = Names::new("warren", &incarnation);
+        let mut delivery = delivery(&names, properties(&incarnation, 7, None));
+        delivery.exchange = names.broadcast.clone();
+        assert_eq!(open(&delivery, &names), None);
+        delivery.exchange = names.beacon.clone();
+        delivery.properties = BasicProperties::default();
+        assert_eq!(open(&delivery, &names), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! When the publisher may publish: not while nothing could come back to its own instance.
+//!
+//! With `--delivery queue` a message that is published while the instance's own queue is away is lost to its own
+//! sessions, so it waits in the spool. When both links broke and the consumer has attached anew, the broker itself may
+//! have been lost, and with it what it had confirmed and what sat in others' queues: that is then sent again, once the
+//! others are back. With `--delivery stream` the instance only has to have attached once, which proves that the stream is
+//! there to hold what is published.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::peers::Peers;
+use crate::broker::{Delivery, Link, LinkState};
+
+/// How long those are waited for that were there before the broker was lost: more than two of the longest pauses between
+/// their tries.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub struct Gate {
+    link: watch::Receiver<Link>,
+    delivery: Delivery,
+    peers: Peers,
+    open: bool,
+    /// [`Link::attachments`] when it was open last, before the publishing link broke.
+    attachments: Option<u64>,
+    /// Who was there when the publishing link broke.
+    expected: Vec<Box<str>>,
+    /// Since when they are waited for.
+    waits_since: Option<Instant>,
+}
+
+/// What has become of the gate.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Moved {
+    Opened {
+        /// The broker may have lost what it had confirmed.
+        lost: bool,
+    },
+    Closed,
+}
+
+impl Gate {
+    pub fn new(link: watch::Receiver<Link>, delivery: Delivery, peers: Peers) -> Gate {
+        Gate { link, delivery, peers, open: false, attachments: None, expected: Vec::new(), waits_since: None }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether this instance hears, so that a beacon may say so.
+    pub fn is_attached(&self) -> bool {
+        self.delivery == Delivery::Stream || self.link.borrow().consuming == LinkState::Up
+    }
+
+    /// The publishing link broke.
+    pub fn publishing_lost(&mut self) {
+        if self.open {
+            self.expected = self.peers.present();
+        }
+        self.open = false;
+        self.waits_since = None;
+    }
+
+    /// Ready when it opens or closes. Loses nothing when dropped.
+    pub async fn moved(&mut self) -> Moved {
+        loop {
+            let (may_open, attachments) = self.look();
+            if self.open && !may_open {
+                self.open = false;
+                // The publishing link stands, and so does the broker: what others' queues hold is safe.
+                self.attachments = None;
+                return Moved::Closed;
+            }
+            if !self.open && may_open {
+                let lost =
+                    self.delivery == Delivery::Queue && self.attachments.is_some_and(|before| before != attachments);
+                if lost && !self.others_are_back().await {
+                    continue;
+                }
+                self.open = true;
+                self.attachments = Some(attachments);
+                self.waits_since = None;
+                return Moved::Opened { lost };
+            }
+            if self.link.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// True when those are back that were there before, or have been waited for long enough; false if the link has
+    /// changed meanwhile.
+    async fn others_are_back(&mut self) -> bool {
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        tokio::select! {
+            () = self.peers.are_back(&self.expected, since) => true,
+            () = sleep_until(since + OTHERS_TIMEOUT) => true,
+            _ = self.link.changed() => false,
+        }
+    }
+
+    fn look(&mut self) -> (bool, u64) {
+        let link = self.link.borrow_and_update();
+        let may_open = match self.delivery {
+            Delivery::Queue => link.consuming == LinkState::Up,
+            Delivery::Stream => link.attachments > 0,
+        };
+        (may_open, link.attachments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(consuming: LinkState, attachments: u64) -> Link {
+        Link { kind: "rabbitmq", publishing: LinkState::Up, consuming, attachments }
+    }
+
+    fn down() -> LinkState {
+        LinkState::Down { reason: "test".into(), permanent: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_loss_of_both_links_sends_again_and_waits_for_the_others() {
+        let state = watch::Sender::new(link(LinkState::Connecting, 0));
+        let peers = Peers::default();
+        let mut gate = Gate::new(state.subscribe(), Delivery::Queue, peers.clone());
+        state.send_replace(link(LinkState::Up, 1));
+        assert_eq!(gate.moved().await, Moved::Opened { lost: false });
+
+        state.send_replace(link(down(), 1));
+        assert_eq!(gate.moved().await, Moved::Closed);
+        state.send_replace(link(LinkState::Up, 2));
+        assert_eq!(gate.moved().await, Moved::Opened { lost: false }, "the consumer alone was cut off");
+
+        gate.publishing_lost();
+        assert_eq!(gate.moved().await, Moved::Opened { lost: false }, "the publisher alone was cut off");
+
+        peers.hear("other");
+        gate.publishing_lost();
+        state.send_replace(link(LinkState::Up, 3));
+        let early = tokio::time::timeout(Duration::from_secs(1), gate.moved()).await;
+        assert!(early.is_err(), "the other is not back");
+        peers.hear("other");
+        let soon = tokio::time::timeout(Duration::from_secs(1), gate.moved()).await;
+        assert_eq!(soon, Ok(Moved::Opened { lost: true }));
+
+        gate.publishing_lost();
+        state.send_replace(link(LinkState::Up, 4));
+        let before = Instant::now();
+        assert_eq!(gate.moved().await, Moved::Opened { lost: true }, "the other is gone for good");
+        assert!(before.elapsed() >= OTHERS_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_stream_it_stays_open_once_the_stream_is_there() {
+        let state = watch::Sender::new(link(LinkState::Connecting, 0));
+        let mut gate = Gate::new(state.subscribe(), Delivery::Stream, Peers::default());
+        let early = tokio::time::timeout(Duration::from_secs(60), gate.moved()).await;
+        assert!(early.is_err(), "nothing would hold what is published");
+        state.send_replace(link(LinkState::Up, 1));
+        assert_eq!(gate.moved().await, Moved::Opened { lost: false });
+        gate.publishing_lost();
+        state.send_replace(link(down(), 1));
+        assert_eq!(gate.moved().await, Moved::Opened { lost: false });
+    }
+}

@@ -1,0 +1,136 @@
+//! What is done with deliveries, whichever way they came: doubles are dropped, gaps told, the rest handed on.
+
+use std::time::Duration;
+
+use lapin::message::Delivery;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::beacon::{self, Beacon};
+use super::envelope;
+use super::link::Trouble;
+use super::peers::Peers;
+use super::sequence::{Place, Tracker};
+use super::topology::Names;
+use crate::instance::Incarnation;
+use crate::message::Message;
+
+/// Off only in a build that is to be caught doubling messages.
+const DROPS_DOUBLES: bool = !cfg!(feature = "fault-no-dropping-of-doubles");
+
+/// The way from the deliveries of RabbitMQ to the hub. What it knows of publishers outlives every connection.
+pub struct Intake {
+    names: Names,
+    incarnation: Incarnation,
+    message_bytes_max: usize,
+    deliveries: mpsc::Sender<Vec<Message>>,
+    peers: Peers,
+    tracker: Tracker,
+    missing: Tally,
+    oversized: Tally,
+}
+
+/// What a batch has brought.
+#[derive(Default)]
+pub struct Taken {
+    /// The delivery tag to acknowledge.
+    pub last_tag: u64,
+    /// The newest ticket of a beacon of our own.
+    pub ticket: Option<u64>,
+}
+
+impl Intake {
+    pub fn new(
+        names: Names,
+        incarnation: Incarnation,
+        message_bytes_max: usize,
+        deliveries: mpsc::Sender<Vec<Message>>,
+        peers: Peers,
+    ) -> Intake {
+        Intake {
+            names,
+            incarnation,
+            message_bytes_max,
+            deliveries,
+            peers,
+            tracker: Tracker::default(),
+            missing: Tally::new("messages of other instances are missing"),
+            oversized: Tally::new("dropped messages of more than --message-bytes-max"),
+        }
+    }
+
+    /// Hands a batch on, waiting for room.
+    pub async fn hand_on(&mut self, batch: Vec<Result<Delivery, lapin::Error>>) -> Result<Taken, Trouble> {
+        let mut messages = Vec::with_capacity(batch.len());
+        let mut taken = Taken::default();
+        let mut trouble = None;
+        for delivery in batch {
+            match delivery {
+                Ok(delivery) => {
+                    taken.last_tag = delivery.delivery_tag;
+                    match beacon::open(&delivery, &self.names) {
+                        Some(beacon) => taken.ticket = self.note(beacon).max(taken.ticket),
+                        None => messages.extend(self.accept(delivery)),
+                    }
+                }
+                Err(error) => trouble = Some(Trouble::from(error)),
+            }
+        }
+        if !messages.is_empty() && self.deliveries.send(messages).await.is_err() {
+            return Err(Trouble::passing("the instance is stopping"));
+        }
+        trouble.map_or(Ok(taken), Err)
+    }
+
+    /// The ticket, if the beacon is our own.
+    fn note(&mut self, beacon: Beacon) -> Option<u64> {
+        for (route, number) in &beacon.numbers {
+            let missing = self.tracker.reached(beacon.incarnation.as_str(), route, *number);
+            self.missing.count(missing);
+        }
+        self.peers.hear(beacon.incarnation.as_str());
+        (beacon.incarnation.as_str() == self.incarnation.as_str()).then_some(beacon.ticket)
+    }
+
+    /// The delivery's message, unless it is a double or beyond the limit.
+    fn accept(&mut self, delivery: Delivery) -> Option<Message> {
+        let (message, origin) = envelope::open(delivery, &self.names);
+        if let Some(origin) = origin {
+            match self.tracker.place(origin.incarnation.as_str(), &message.target, origin.number) {
+                Place::Expected | Place::Implausible | Place::Late => {}
+                Place::AfterGap(missing) => self.missing.count(missing),
+                Place::Double if DROPS_DOUBLES => return None,
+                Place::Double => {}
+            }
+        }
+        if message.payload.len() > self.message_bytes_max {
+            self.oversized.count(1);
+            return None;
+        }
+        Some(message)
+    }
+}
+
+/// Something that should not happen, counted, and logged at most once a second: others decide how often it does.
+struct Tally {
+    what: &'static str,
+    total: u64,
+    told: Option<Instant>,
+}
+
+impl Tally {
+    fn new(what: &'static str) -> Tally {
+        Tally { what, total: 0, told: None }
+    }
+
+    fn count(&mut self, more: u64) {
+        if more == 0 {
+            return;
+        }
+        self.total += more;
+        if self.told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
+            self.told = Some(Instant::now());
+            log::warn!("{} (so far {})", self.what, self.total);
+        }
+    }
+}

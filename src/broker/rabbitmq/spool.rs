@@ -1,0 +1,264 @@
+//! The spool: what was taken from senders and is not confirmed yet, bounded in messages, bytes and age.
+//!
+//! Senders see the [`Intake`]: it takes a message while there is room, and makes them wait while there is none, so that
+//! a session stops reading and TCP holds its client. The publisher sees the [`Spool`]: a queue whose front it hands to
+//! the broker, into which it puts back what did not get through, and which keeps what was confirmed lately. A message's
+//! number is given when it enters the queue, and stays the same however often it is published: by it receivers know it
+//! again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use super::sequence::Numbers;
+use crate::broker::{NotAccepted, Receipt};
+use crate::message::Message;
+
+/// What a waiting message takes beside its payload (measured as the resident memory of 100,000 that wait).
+const OVERHEAD_BYTES: usize = 512;
+
+/// How much may wait, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub messages_max: usize,
+    /// Payloads, and [`OVERHEAD_BYTES`] for each.
+    pub bytes_max: usize,
+    /// Once the oldest waits for longer, nothing more is taken.
+    pub age_max: Duration,
+    /// How long a sender waits for room.
+    pub wait: Duration,
+    /// How long what was confirmed is kept, to be sent again if the broker is lost; zero: not at all.
+    pub keep: Duration,
+}
+
+/// Makes both ends.
+pub fn open(bounds: Bounds) -> (Intake, Spool) {
+    let (orders, taken) = mpsc::unbounded_channel();
+    let (stale, is_stale) = watch::channel(false);
+    let room = Room {
+        messages: Arc::new(Semaphore::new(bounds.messages_max.min(Semaphore::MAX_PERMITS))),
+        bytes: Arc::new(Semaphore::new(bounds.bytes_max.min(Semaphore::MAX_PERMITS))),
+    };
+    let intake = Intake { room: room.clone(), orders, is_stale, bounds };
+    let spool = Spool {
+        orders: taken,
+        room,
+        stale,
+        bounds,
+        numbers: Numbers::default(),
+        waiting: VecDeque::new(),
+        kept: VecDeque::new(),
+        kept_bytes: 0,
+        stopping: false,
+    };
+    (intake, spool)
+}
+
+#[derive(Clone)]
+struct Room {
+    messages: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+/// A message's share of the room; given back when dropped.
+struct Place {
+    _message: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+enum Order {
+    Publish(Entry),
+    Stop,
+}
+
+/// One message on its way.
+pub struct Entry {
+    pub message: Message,
+    /// Of this incarnation on the message's route; 0 until it enters the queue.
+    pub number: u64,
+    since: Instant,
+    /// Who is told what becomes of it; none, where that was told before.
+    sender: Option<(Receipt, Place)>,
+}
+
+/// The senders' end.
+pub struct Intake {
+    room: Room,
+    orders: mpsc::UnboundedSender<Order>,
+    is_stale: watch::Receiver<bool>,
+    bounds: Bounds,
+}
+
+impl Intake {
+    /// Takes a message, waiting for room; past the stated time its sender is told that there was none.
+    pub async fn take(&self, message: Message, receipt: Receipt) {
+        let cost = message.payload.len() + OVERHEAD_BYTES;
+        let place = match timeout(self.bounds.wait, self.place(cost)).await {
+            Ok(Some(place)) => place,
+            Ok(None) => return receipt.settle(Err(NotAccepted::Stopping)),
+            Err(_) => return receipt.settle(Err(NotAccepted::SpoolFull)),
+        };
+        let entry = Entry { message, number: 0, since: Instant::now(), sender: Some((receipt, place)) };
+        if let Err(mpsc::error::SendError(Order::Publish(entry))) = self.orders.send(Order::Publish(entry)) {
+            entry.refuse(NotAccepted::Stopping);
+        }
+    }
+
+    /// `None` once the spool takes nothing more.
+    async fn place(&self, cost: usize) -> Option<Place> {
+        if *self.is_stale.borrow() {
+            self.is_stale.clone().wait_for(|stale| !stale).await.ok()?;
+        }
+        // The largest message fits an empty spool, whatever the bound.
+        let cost = u32::try_from(cost.min(self.bounds.bytes_max)).unwrap_or(u32::MAX);
+        let message = self.room.messages.clone().acquire_owned().await.ok()?;
+        let bytes = self.room.bytes.clone().acquire_many_owned(cost).await.ok()?;
+        Some(Place { _message: message, _bytes: bytes })
+    }
+
+    /// Asks the spool's other end to finish with what was taken so far.
+    pub fn stop(&self) {
+        let _ = self.orders.send(Order::Stop);
+    }
+}
+
+impl Entry {
+    fn refuse(mut self, why: NotAccepted) {
+        if let Some((receipt, _place)) = self.sender.take() {
+            receipt.settle(Err(why));
+        }
+    }
+}
+
+/// The publisher's end.
+pub struct Spool {
+    orders: mpsc::UnboundedReceiver<Order>,
+    room: Room,
+    stale: watch::Sender<bool>,
+    bounds: Bounds,
+    numbers: Numbers,
+    /// Numbered, oldest first.
+    waiting: VecDeque<Entry>,
+    /// Confirmed, oldest first, with when that was.
+    kept: VecDeque<(Entry, Instant)>,
+    kept_bytes: usize,
+    stopping: bool,
+}
+
+impl Spool {
+    /// Ready when something waits, or never more will. Loses nothing when dropped.
+    pub async fn ready(&mut self) {
+        while self.waiting.is_empty() && !self.stopping {
+            let order = self.orders.recv().await;
+            self.enter(order);
+        }
+        if self.waiting.is_empty() {
+            std::future::pending().await
+        }
+    }
+
+    /// Ready when told to stop, with nothing left that waits. Loses nothing when dropped.
+    pub async fn finished(&mut self) {
+        while !self.stopping {
+            let order = self.orders.recv().await;
+            self.enter(order);
+        }
+        if !self.waiting.is_empty() {
+            std::future::pending().await
+        }
+    }
+
+    /// The oldest message that waits.
+    pub fn next(&mut self) -> Option<Entry> {
+        if self.waiting.is_empty()
+            && let Ok(order) = self.orders.try_recv()
+        {
+            self.enter(Some(order));
+        }
+        self.waiting.pop_front()
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.stopping && self.waiting.is_empty()
+    }
+
+    /// Puts back what was taken with [`Spool::next`], in the same order.
+    pub fn put_back(&mut self, entries: impl DoubleEndedIterator<Item = Entry>) {
+        for entry in entries.rev() {
+            self.waiting.push_front(entry);
+        }
+    }
+
+    /// The broker has the message.
+    pub fn confirm(&mut self, mut entry: Entry) {
+        if let Some((receipt, _place)) = entry.sender.take() {
+            receipt.settle(Ok(()));
+        }
+        if self.bounds.keep.is_zero() {
+            return;
+        }
+        self.kept_bytes += entry.message.payload.len() + OVERHEAD_BYTES;
+        self.kept.push_back((entry, Instant::now()));
+        self.trim_kept();
+    }
+
+    /// The broker may have lost what it had confirmed: that is sent again, before what waits.
+    pub fn rewind(&mut self) {
+        self.trim_kept();
+        self.kept_bytes = 0;
+        let kept = std::mem::take(&mut self.kept);
+        self.put_back(kept.into_iter().map(|(entry, _)| entry));
+    }
+
+    fn trim_kept(&mut self) {
+        while let Some((entry, confirmed)) = self.kept.front() {
+            if confirmed.elapsed() <= self.bounds.keep && self.kept_bytes <= self.bounds.bytes_max {
+                return;
+            }
+            self.kept_bytes -= entry.message.payload.len() + OVERHEAD_BYTES;
+            self.kept.pop_front();
+        }
+    }
+
+    /// Looks at the age of what waits, `oldest` being what was handed to the broker first, and at what is kept.
+    pub fn patrol(&mut self, oldest: Option<&Entry>) {
+        while let Ok(order) = self.orders.try_recv() {
+            self.enter(Some(order));
+        }
+        self.trim_kept();
+        let age = self.age(oldest);
+        let stale = age > self.bounds.age_max;
+        if self.stale.send_if_modified(|was| std::mem::replace(was, stale) != stale) && stale {
+            log::warn!("the spool takes no more: a message waits for {} s for the broker", age.as_secs());
+        }
+    }
+
+    /// How long the oldest message has been waiting for its confirm.
+    fn age(&self, oldest: Option<&Entry>) -> Duration {
+        let unconfirmed = oldest.or_else(|| self.waiting.iter().find(|entry| entry.sender.is_some()));
+        unconfirmed.map_or(Duration::ZERO, |entry| entry.since.elapsed())
+    }
+
+    /// The last number of each route that was handed out; `None` while some wait, which have their numbers already.
+    pub fn numbers(&self) -> Option<&Numbers> {
+        self.waiting.is_empty().then_some(&self.numbers)
+    }
+
+    fn enter(&mut self, order: Option<Order>) {
+        match order {
+            Some(Order::Publish(mut entry)) => {
+                entry.number = self.numbers.next(&entry.message.target);
+                self.waiting.push_back(entry);
+            }
+            Some(Order::Stop) | None => {
+                self.stopping = true;
+                // Who waits for room is told that there will be none.
+                self.room.messages.close();
+                self.room.bytes.close();
+            }
+        }
+    }
+}

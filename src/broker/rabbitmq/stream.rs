@@ -1,0 +1,186 @@
+//! Reading the cluster's stream: where this instance is in it, and whether nothing was skipped on the way.
+//!
+//! The place outlives every connection. To go on, the stream is asked for the last entry that was read, not for the one
+//! behind it: if that very entry comes first, nothing is missing. RabbitMQ itself would not tell. Asked for what its
+//! retention has dropped it goes on with the oldest it has; asked for what lies beyond the end of a stream that was
+//! deleted and made anew it delivers nothing until that is as long.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::Instant;
+
+/// Time for a beacon of our own to come back through a stream that delivers nothing else. Past it the stream is taken
+/// for another one, and read from its beginning.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// How far the stream was read, and how to go on.
+#[derive(Debug)]
+pub struct Reader {
+    /// How far back an instance begins that has read nothing yet: as long as a publisher may take to repeat a message,
+    /// so that it is known as a double.
+    look_back: Duration,
+    last: Option<Entry>,
+    /// Nothing came from where we asked: begin at the front.
+    from_front: bool,
+    /// Set until the first delivery after attaching.
+    overlap: Option<Entry>,
+    /// The beacon that proves that all before it was read, and since when it is awaited.
+    awaited: Option<(u64, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    offset: u64,
+    /// Of what the entry holds: another stream may have another entry at the same offset.
+    fingerprint: u64,
+}
+
+/// What the first delivery shows about the time in which nothing was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// To be handed on.
+    New,
+    /// It was read before.
+    Known,
+    /// To be handed on, but something before it may be missing: retention dropped it, or the stream is another one.
+    NewAfterPossibleGap,
+}
+
+impl Reader {
+    pub fn new(look_back: Duration) -> Reader {
+        Reader { look_back, last: None, from_front: false, overlap: None, awaited: None }
+    }
+
+    /// The consumer's arguments for where to begin; `ticket` is that of the beacon that is asked for now.
+    pub fn attach(&mut self, ticket: u64) -> FieldTable {
+        self.awaited = Some((ticket, Instant::now()));
+        let offset = match self.last {
+            _ if self.from_front => AMQPValue::LongString("first".into()),
+            Some(last) => AMQPValue::LongLongInt(i64::try_from(last.offset).unwrap_or(i64::MAX)),
+            None => AMQPValue::LongString(format!("{}s", self.look_back.as_secs().max(1)).into()),
+        };
+        self.overlap = self.last;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-offset".into(), offset);
+        arguments
+    }
+
+    /// Notes a delivery.
+    pub fn read(&mut self, delivery: &Delivery) -> Verdict {
+        let Some(offset) = offset(delivery) else { return Verdict::New };
+        let entry = Entry { offset, fingerprint: fingerprint(delivery) };
+        let last = self.overlap.take();
+        let expected = self.last.replace(entry);
+        // The end of the silence, whatever comes.
+        if let Some((_, since)) = &mut self.awaited {
+            *since = Instant::now();
+        }
+        match last {
+            None if expected.is_some_and(|last| entry.offset <= last.offset) => Verdict::NewAfterPossibleGap,
+            None => Verdict::New,
+            Some(last) if last == entry => Verdict::Known,
+            Some(_) => Verdict::NewAfterPossibleGap,
+        }
+    }
+
+    /// Whether a beacon that came back is the one that was awaited.
+    pub fn arrived(&mut self, ticket: u64) -> bool {
+        let arrived = self.awaited.is_some_and(|(awaited, _)| ticket >= awaited);
+        if arrived {
+            self.awaited = None;
+            self.from_front = false;
+        }
+        arrived
+    }
+
+    /// Whether nothing has come for so long that the stream must be another one. `can_publish`: a beacon could have
+    /// gone out.
+    pub fn is_silent(&mut self, can_publish: bool) -> bool {
+        let Some((_, since)) = &mut self.awaited else { return false };
+        if !can_publish {
+            *since = Instant::now();
+        }
+        let silent = since.elapsed() > SILENCE_MAX;
+        self.from_front |= silent && self.last.is_some();
+        silent
+    }
+}
+
+/// The place of a delivery in its stream.
+fn offset(delivery: &Delivery) -> Option<u64> {
+    match delivery.properties.headers().as_ref()?.inner().get("x-stream-offset")? {
+        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
+        _ => None,
+    }
+}
+
+fn fingerprint(delivery: &Delivery) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    delivery.exchange.as_str().hash(&mut hasher);
+    delivery.routing_key.as_str().hash(&mut hasher);
+    let properties = &delivery.properties;
+    for text in [properties.app_id(), properties.message_id()] {
+        text.as_ref().map(|text| text.as_str()).hash(&mut hasher);
+    }
+    properties.timestamp().hash(&mut hasher);
+    delivery.data.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(offset: i64, body: &str) -> Delivery {
+        let mut delivery = Delivery::mock(1, "warren.broadcast".into(), "".into(), false, body.into());
+        let mut headers = FieldTable::default();
+        headers.insert("x-stream-offset".into(), AMQPValue::LongLongInt(offset));
+        delivery.properties = delivery.properties.with_headers(headers);
+        delivery
+    }
+
+    fn asked(reader: &mut Reader) -> AMQPValue {
+        reader.attach(1).inner()["x-stream-offset"].clone()
+    }
+
+    #[test]
+    fn it_begins_some_time_back_and_goes_on_where_it_was() {
+        let mut reader = Reader::new(Duration::from_secs(60));
+        assert_eq!(asked(&mut reader), AMQPValue::LongString("60s".into()));
+        assert_eq!([reader.read(&delivery(7, "a")), reader.read(&delivery(9, "b"))], [Verdict::New; 2]);
+        assert_eq!(asked(&mut reader), AMQPValue::LongLongInt(9));
+        assert_eq!([reader.read(&delivery(9, "b")), reader.read(&delivery(10, "c"))], [Verdict::Known, Verdict::New]);
+    }
+
+    #[test]
+    fn what_retention_dropped_and_another_stream_may_hide_a_gap() {
+        for (offset, body) in [(30, "z"), (9, "not b")] {
+            let mut reader = Reader::new(Duration::from_secs(60));
+            asked(&mut reader);
+            reader.read(&delivery(9, "b"));
+            asked(&mut reader);
+            assert_eq!(reader.read(&delivery(offset, body)), Verdict::NewAfterPossibleGap, "{body}");
+            assert_eq!(reader.read(&delivery(offset + 1, "c")), Verdict::New);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_from_which_nothing_comes_is_read_from_its_front() {
+        let mut reader = Reader::new(Duration::from_secs(60));
+        asked(&mut reader);
+        reader.read(&delivery(9, "b"));
+        assert!(reader.arrived(1) && !reader.is_silent(true), "nothing is awaited");
+        asked(&mut reader);
+        tokio::time::advance(SILENCE_MAX * 2).await;
+        assert!(!reader.is_silent(false), "no beacon could go out");
+        tokio::time::advance(SILENCE_MAX * 2).await;
+        assert!(reader.is_silent(true));
+        assert_eq!(asked(&mut reader), AMQPValue::LongString("first".into()));
+        assert_eq!(reader.read(&delivery(0, "new")), Verdict::NewAfterPossibleGap);
+        assert!(!reader.arrived(0) && reader.arrived(1));
+        assert_eq!(asked(&mut reader), AMQPValue::LongLongInt(0));
+    }
+}
