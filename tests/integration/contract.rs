@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use tokio_tungstenite::tungstenite::Message;
+use warren::broker::Delivery;
 use warren::broker::memory::MemoryExchange;
 
 use crate::support::broker::Cluster;
@@ -20,7 +21,13 @@ macro_rules! contract {
         mod rabbitmq {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::$case(super::Carrier::RabbitMq(super::Cluster::shared())).await;
+                super::$case(super::Carrier::RabbitMq(super::Cluster::shared(), super::Delivery::Queue)).await;
+            })*
+        }
+        mod rabbitmq_stream {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(super::Carrier::RabbitMq(super::Cluster::shared(), super::Delivery::Stream)).await;
             })*
         }
     };

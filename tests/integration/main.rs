@@ -6,6 +6,7 @@ mod bench;
 mod contract;
 mod outage;
 mod rabbitmq;
+mod stream;
 
 mod compression;
 mod hostile;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -50,6 +50,10 @@ impl Cluster {
         format!("{}.beacon", self.prefix)
     }
 
+    pub fn stream(&self) -> String {
+        format!("{}.stream", self.prefix)
+    }
+
     pub fn direct(&self) -> String {
         format!("{}.direct", self.prefix)
     }
@@ -57,7 +61,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let (url, names) = (self.url.clone(), [self.broadcast(), self.direct()]);
+        let (url, stream) = (self.url.clone(), self.stream());
+        let names = [self.broadcast(), self.beacon(), self.direct()];
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
@@ -67,6 +72,8 @@ impl Drop for Cluster {
                     let Ok(channel) = connection.create_channel().await else { return };
                     let _ = channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default()).await;
                 }
+                let Ok(channel) = connection.create_channel().await else { return };
+                let _ = channel.queue_delete(stream.as_str().into(), QueueDeleteOptions::default()).await;
             });
         });
         let _ = cleaning.join();

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use warren::app::App;
+use warren::broker::Delivery;
 use warren::broker::memory::MemoryExchange;
 use warren::config::{BrokerChoice, Config};
 use warren::instance::InstanceName;
@@ -91,7 +92,7 @@ impl Instance {
 /// The in-process broker, or a cluster on RabbitMQ: what the contract's cases run against.
 pub enum Carrier {
     Memory(MemoryExchange),
-    RabbitMq(Cluster),
+    RabbitMq(Cluster, Delivery),
 }
 
 impl Carrier {
@@ -104,7 +105,9 @@ impl Carrier {
             Carrier::Memory(exchange) => {
                 Instance::start_on(Config { broker: BrokerChoice::Memory, ..config }, exchange).await
             }
-            Carrier::RabbitMq(cluster) => Instance::join(config, cluster).await,
+            Carrier::RabbitMq(cluster, delivery) => {
+                Instance::join(Config { delivery: *delivery, ..config }, cluster).await
+            }
         }
     }
 
