@@ -3,8 +3,9 @@
 //! With `--delivery queue` a message that is published while the instance's own queue is away is lost to its own
 //! sessions, so it waits in the spool. When both links broke and the consumer has attached anew, the broker itself may
 //! have been lost, and with it what it had confirmed and what sat in others' queues: that is then sent again, once the
-//! others are back. With `--delivery stream` the instance only has to have attached once, which proves that the stream is
-//! there to hold what is published.
+//! others are back. With `--delivery stream`, that the consumer is attached proves that the stream takes what is
+//! published: while its leader is not there yet RabbitMQ drops some messages and takes those behind them (seen with 3.10.8
+//! after a restart), which would break their order.
 
 use std::time::Duration;
 
@@ -50,8 +51,9 @@ impl Gate {
         self.open
     }
 
-    /// Whether this instance hears, so that a beacon may say so.
-    pub fn is_attached(&self) -> bool {
+    /// Whether a beacon may go out: one through a queue says that its instance hears; one through the stream is how the
+    /// instance learns that.
+    pub fn lets_beacons_pass(&self) -> bool {
         self.delivery == Delivery::Stream || self.link.borrow().consuming == LinkState::Up
     }
 
@@ -104,11 +106,7 @@ impl Gate {
 
     fn look(&mut self) -> (bool, u64) {
         let link = self.link.borrow_and_update();
-        let may_open = match self.delivery {
-            Delivery::Queue => link.consuming == LinkState::Up,
-            Delivery::Stream => link.attachments > 0,
-        };
-        (may_open, link.attachments)
+        (link.consuming == LinkState::Up, link.attachments)
     }
 }
 
@@ -157,15 +155,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_a_stream_it_stays_open_once_the_stream_is_there() {
+    async fn with_a_stream_nothing_is_sent_again() {
         let state = watch::Sender::new(link(LinkState::Connecting, 0));
         let mut gate = Gate::new(state.subscribe(), Delivery::Stream, Peers::default());
+        assert!(gate.lets_beacons_pass());
         let early = tokio::time::timeout(Duration::from_secs(60), gate.moved()).await;
         assert!(early.is_err(), "nothing would hold what is published");
         state.send_replace(link(LinkState::Up, 1));
         assert_eq!(gate.moved().await, Moved::Opened { lost: false });
         gate.publishing_lost();
-        state.send_replace(link(down(), 1));
+        state.send_replace(link(LinkState::Up, 2));
         assert_eq!(gate.moved().await, Moved::Opened { lost: false });
     }
 }

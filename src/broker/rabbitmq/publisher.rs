@@ -202,14 +202,15 @@ impl PublishingLink {
                         self.rewind(spool);
                     }
                 }
-                () = spool.ready(), if publishes => self.publish_ready(channel, spool),
+                // Before the messages, and whatever the window: who has much to publish must be heard of all the same.
+                _ = beacon_due.tick(), if !self.blocked => self.beacon(channel, spool),
+                () = self.around.tickets.wanted(), if !self.blocked => self.beacon(channel, spool),
                 () = until(self.paused_until) => self.paused_until = None,
-                _ = beacon_due.tick(), if room => self.beacon(channel, spool),
-                () = self.around.tickets.wanted(), if room => self.beacon(channel, spool),
                 _ = patrol.tick() => {
                     spool.patrol(self.outstanding.iter().find_map(|one| one.entry.as_ref()));
                     self.check_deadline()?;
                 }
+                () = spool.ready(), if publishes => self.publish_ready(channel, spool),
             }
         }
         Ok(())
@@ -246,7 +247,7 @@ impl PublishingLink {
     }
 
     fn beacon(&mut self, channel: &Channel, spool: &Spool) {
-        if !self.around.gate.is_attached() {
+        if !self.around.gate.lets_beacons_pass() {
             return;
         }
         let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), spool.numbers());

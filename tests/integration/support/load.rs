@@ -53,6 +53,10 @@ impl Recorder {
         eventually("a silent session hears more", || async { self.count() >= before + 50 }).await;
     }
 
+    pub async fn has_heard(&self, count: usize) {
+        eventually("a silent session has heard enough", || async { self.count() >= count }).await;
+    }
+
     /// The numbers heard from the talker `name`, as they came.
     pub fn numbers_of(&self, name: &str) -> Vec<u64> {
         let heard = self.heard.lock().expect("no panic under the lock");
