@@ -18,6 +18,7 @@ use warren::broker::rabbitmq::{Names, envelope};
 use warren::hub::{Batching, Frames, Hub, Listener, Membership, Seat};
 use warren::instance::{Incarnation, InstanceName};
 use warren::message::{Message, MessageIds, PayloadKind, Target};
+use warren::metrics::HubMetrics;
 use warren::outbox::{Outbox, Socket};
 use warren::protocol::{Opcode, Parser, encode};
 
@@ -65,12 +66,12 @@ fn outboxes(criterion: &mut Criterion) {
 fn fan_out(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let _context = runtime.enter();
-    let hub = Hub::start(1);
+    let hub = Hub::start(1, HubMetrics::default());
     let heard = Arc::new(AtomicUsize::new(0));
     let join = |_| hub.join(Arc::new(Ear { heard: heard.clone(), ..Ear::default() }));
     let memberships: Vec<Membership> = (0..LISTENERS).map(join).collect();
     let (deliveries, delivered) = mpsc::channel(16);
-    let own = InstanceName::parse("a_1").expect("a name");
+    let own = Incarnation::begin(InstanceName::parse("a_1").expect("a name"));
     let batching = Batching { own, compression_bytes_min: 1024, coalesce: Duration::ZERO };
     runtime.spawn(hub.clone().run(batching, delivered));
     let payload = Bytes::from(vec![b'x'; 128]);

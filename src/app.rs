@@ -13,11 +13,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
 use crate::broker::{Broker, DELIVERIES_WAITING_MAX, Delivery};
-use crate::config::{BrokerChoice, BrokerUri, Config};
-use crate::http::{Listener, Site};
+use crate::config::{BrokerChoice, BrokerUri, Config, MetricsListen};
+use crate::http::{self, BindError, Listener, Scrape, Serving, Site};
 use crate::hub::{Batching, Hub};
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{Message, MessageIds};
+use crate::metrics::Metrics;
 use crate::open_files;
 use crate::session::{Limits, Sessions};
 
@@ -34,7 +35,9 @@ type Refused = Option<oneshot::Receiver<NameTaken>>;
 pub struct App {
     config: Config,
     listener: Listener,
+    metrics_listener: Option<Listener>,
     incarnation: Incarnation,
+    metrics: Metrics,
     exchange: MemoryExchange,
 }
 
@@ -54,7 +57,9 @@ impl App {
             Some(name) => name.clone(),
             None => InstanceName::from_address(own_address(), listener.address().port()),
         };
-        Ok(App { config, listener, incarnation: Incarnation::begin(name), exchange: MemoryExchange::default() })
+        let metrics_listener = metrics_listener(config.metrics_listen)?;
+        let (incarnation, metrics) = (Incarnation::begin(name.clone()), Metrics::new(&name));
+        Ok(App { config, listener, metrics_listener, incarnation, metrics, exchange: MemoryExchange::default() })
     }
 
     /// Uses `exchange` for the in-process broker, so that several instances of one process hear each other.
@@ -65,6 +70,11 @@ impl App {
     /// The bound address, with the port that was taken.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
+    }
+
+    /// Where the metrics are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_listener.as_ref().map(Listener::address)
     }
 
     /// The instance's name.
@@ -85,11 +95,16 @@ impl App {
     /// Serves until `shutdown` is ready, then closes the sessions in good order and leaves the broker.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let drain_timeout = Duration::from_millis(self.config.drain_timeout_ms);
-        let hub = Hub::start(tokio::runtime::Handle::current().metrics().num_workers());
+        let hub = Hub::start(tokio::runtime::Handle::current().metrics().num_workers(), self.metrics.hub.clone());
         let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
         let (broker, refused) = self.broker(deliveries)?;
-        let sessions =
-            Sessions::new(limits(&self.config), hub.clone(), broker.clone(), MessageIds::new(self.incarnation.clone()));
+        let sessions = Sessions::new(
+            limits(&self.config),
+            hub.clone(),
+            broker.clone(),
+            MessageIds::new(self.incarnation.clone()),
+            self.metrics.sessions.clone(),
+        );
         log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);
         let site = Arc::new(Site {
             incarnation: self.incarnation.clone(),
@@ -101,13 +116,17 @@ impl App {
             handshake_timeout: Duration::from_millis(self.config.handshake_timeout_ms),
         });
         let batching = Batching {
-            own: self.incarnation.name().clone(),
+            own: self.incarnation.clone(),
             compression_bytes_min: self.config.compression_bytes_min,
             coalesce: Duration::from_millis(self.config.coalesce_ms),
         };
         let fan_out = tokio::spawn(hub.run(batching, delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
-        let mut serving = self.listener.serve(site).context("cannot start the HTTP thread")?;
+        let scrape = Scrape { metrics: self.metrics, sessions: sessions.clone(), link: broker.link() };
+        let scraping = serve_metrics(self.metrics_listener, scrape, site.handshake_timeout)?;
+        let handshake_timeout = site.handshake_timeout;
+        let serving = self.listener.serve("http", http::routes(site), handshake_timeout);
+        let mut serving = serving.context("cannot start the HTTP thread")?;
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
             taken = name_taken(refused) => Err(taken.into()),
@@ -117,6 +136,10 @@ impl App {
         serving.stop().await;
         sweep.abort();
         fan_out.abort();
+        // Last, so that the stop can be watched.
+        if let Some(scraping) = scraping {
+            scraping.stop().await;
+        }
         outcome
     }
 
@@ -146,12 +169,41 @@ impl App {
                     publish_window: config.publish_window.into(),
                     publish_timeout: Duration::from_millis(config.publish_timeout_ms),
                     message_bytes_max: config.message_bytes_max,
+                    metrics: self.metrics.broker.clone(),
                 };
                 let (broker, refused) = RabbitMq::start(settings, deliveries);
                 Ok((Arc::new(broker), Some(refused)))
             }
         }
     }
+}
+
+/// Nobody's start fails for metrics that it did not ask for.
+fn metrics_listener(choice: MetricsListen) -> anyhow::Result<Option<Listener>> {
+    match choice {
+        MetricsListen::Off => Ok(None),
+        MetricsListen::At(address) => Listener::bind(address.ip(), address.port())
+            .map(Some)
+            .map_err(|error| anyhow::Error::new(error).context(format!("--metrics-listen {address}"))),
+        MetricsListen::Auto => {
+            let bound = Listener::bind_first(Ipv4Addr::LOCALHOST.into(), MetricsListen::AUTO_PORTS);
+            if let Err(BindError { address, source }) = &bound {
+                log::warn!("no metrics: cannot listen on {address}: {source} (--metrics-listen)");
+            }
+            Ok(bound.ok())
+        }
+    }
+}
+
+fn serve_metrics(
+    listener: Option<Listener>,
+    scrape: Scrape,
+    handshake_timeout: Duration,
+) -> anyhow::Result<Option<Serving>> {
+    let Some(listener) = listener else { return Ok(None) };
+    log::info!("metrics are at http://{}/metrics", listener.address());
+    let serving = listener.serve("metrics", http::scrape_routes(Arc::new(scrape)), handshake_timeout);
+    serving.map(Some).context("cannot start the metrics thread")
 }
 
 fn endpoints(config: &Config, uris: &[BrokerUri]) -> anyhow::Result<Vec<Endpoint>> {

@@ -25,6 +25,24 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// All that [`CloseReason::name`] may say.
+    pub const NAMES: [&'static str; 8] =
+        ["by_client", "going_away", "protocol_error", "invalid_data", "too_large", "not_accepted", "too_slow", "idle"];
+
+    /// The reason as metrics name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CloseReason::ByClient(_) => "by_client",
+            CloseReason::GoingAway => "going_away",
+            CloseReason::Violation(Violation::Protocol(_)) => "protocol_error",
+            CloseReason::Violation(Violation::InvalidUtf8 | Violation::Corrupt) => "invalid_data",
+            CloseReason::Violation(Violation::TooLarge { .. }) => "too_large",
+            CloseReason::NotAccepted => "not_accepted",
+            CloseReason::TooSlow => "too_slow",
+            CloseReason::Idle => "idle",
+        }
+    }
+
     /// The status code of the close frame; `None` sends a close frame without one.
     pub fn code(&self) -> Option<u16> {
         match self {
@@ -53,5 +71,22 @@ impl fmt::Display for CloseReason {
             CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
             CloseReason::Idle => f.write_str("idle: no pong"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        use Violation::{Corrupt, InvalidUtf8, Protocol, TooLarge};
+        let violations = [Protocol(""), InvalidUtf8, Corrupt, TooLarge { bytes_max: 1 }].map(CloseReason::Violation);
+        let mut names = vec!["by_client", "going_away"];
+        names.extend(violations.iter().map(CloseReason::name));
+        names.dedup();
+        names.extend([CloseReason::NotAccepted, CloseReason::TooSlow, CloseReason::Idle].iter().map(CloseReason::name));
+        assert_eq!((CloseReason::ByClient(None).name(), CloseReason::GoingAway.name()), (names[0], names[1]));
+        assert_eq!(names, CloseReason::NAMES);
     }
 }

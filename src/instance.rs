@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// An instance's name, `ip_port` (`10.0.0.5_8080`), and the name of its exchange in RabbitMQ.
 /// 1 to 128 ASCII letters, digits and `_ . : -`.
@@ -45,6 +45,7 @@ pub struct Incarnation {
     name: InstanceName,
     /// `name@` and the start in microseconds since 1970, hexadecimal.
     text: Arc<str>,
+    began: Instant,
 }
 
 impl Incarnation {
@@ -52,7 +53,7 @@ impl Incarnation {
     pub fn begin(name: InstanceName) -> Incarnation {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let text = format!("{name}@{:x}", since_1970.as_micros()).into();
-        Incarnation { name, text }
+        Incarnation { name, text, began: Instant::now() }
     }
 
     pub fn name(&self) -> &InstanceName {
@@ -61,6 +62,11 @@ impl Incarnation {
 
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// When it began, by this process's own clock.
+    pub fn began(&self) -> Instant {
+        self.began
     }
 }
 

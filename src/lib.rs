@@ -21,5 +21,6 @@ pub mod close;
 pub mod instance;
 pub mod logging;
 pub mod message;
+pub mod metrics;
 pub mod open_files;
 pub mod topic;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -42,6 +42,14 @@ impl MessageId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// When `incarnation` gave it; `None` if somebody else did.
+    pub fn given_at(&self, incarnation: &Incarnation) -> Option<Instant> {
+        let own = self.0.strip_prefix(incarnation.as_str())?.strip_prefix('-')?;
+        let (_, micros) = own.split_once('-')?;
+        let since_began = Duration::from_micros(u64::from_str_radix(micros, 16).ok()?);
+        incarnation.began().checked_add(since_began)
+    }
 }
 
 impl fmt::Display for MessageId {
@@ -50,7 +58,9 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// Gives ids that no other incarnation of any instance gives: the incarnation and a count.
+/// Gives ids that no other incarnation of any instance gives: the incarnation, a count, and the microseconds since the
+/// incarnation began, hexadecimal. By these an instance knows, when its own message comes back, how long it was on its
+/// way; nobody else's clock has a part in it, and nothing has to be remembered.
 #[derive(Debug)]
 pub struct MessageIds {
     incarnation: Incarnation,
@@ -64,7 +74,8 @@ impl MessageIds {
 
     pub fn next(&self) -> MessageId {
         let count = self.given.fetch_add(1, Ordering::Relaxed) + 1;
-        MessageId(format!("{}-{count}", self.incarnation).into())
+        let since_began = self.incarnation.began().elapsed();
+        MessageId(format!("{}-{count}-{:x}", self.incarnation, since_began.as_micros()).into())
     }
 }
 
@@ -85,4 +96,35 @@ pub struct Message {
     pub published_ms: u64,
     /// Byte for byte what the sender sent; valid UTF-8 where `kind` is text.
     pub payload: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn incarnation() -> Incarnation {
+        Incarnation::begin(InstanceName::parse("10.0.0.5_8080").unwrap())
+    }
+
+    #[test]
+    fn an_own_id_tells_when_it_was_given() {
+        let own = incarnation();
+        let before = Instant::now();
+        let id = MessageIds::new(own.clone()).next();
+        let given = id.given_at(&own).expect("an own id");
+        // The id has whole microseconds.
+        assert!(before - Duration::from_micros(1) <= given && given <= Instant::now());
+    }
+
+    #[test]
+    fn what_somebody_else_gave_tells_nothing() {
+        let own = incarnation();
+        std::thread::sleep(Duration::from_micros(10));
+        let other = MessageIds::new(incarnation()).next();
+        let strange = ["", "-", "-1", "-1-", "-1-x", "-1-fffffffffffffffff", "1-1"].map(|end| format!("{own}{end}"));
+        let strange = strange.iter().map(|text| MessageId::from_publisher(text).unwrap());
+        for id in strange.chain([other]) {
+            assert_eq!(id.given_at(&own), None, "{id}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod load;
 mod names;
 mod options;
 mod render;
+mod scraping;
 mod table;
 
 #[cfg(test)]
@@ -29,3 +30,4 @@ pub use error::Exit;
 pub use names::{InvalidLogFilter, InvalidPrefix, LogFilter, Prefix};
 pub use options::Config;
 pub use render::{markdown, sample};
+pub use scraping::MetricsListen;

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::format::{Format, GIB, MIB, Shape, bytes, list, number, parsed, switch, text};
 use super::load::Sources;
 use super::names::{LogFilter, Prefix};
+use super::scraping::MetricsListen;
 use super::table::{OptionRow, options};
 use crate::broker::Delivery;
 use crate::instance::InstanceName;
@@ -33,6 +34,18 @@ options! {
             default: "8080",
             help: "TCP port to listen on; 0 takes any free one.",
             reason: "It needs no privileges and is where proxies and platforms look for a web application.",
+        }
+        metrics_listen: MetricsListen = text(
+            "ADDRESS:PORT",
+            "auto, off, or an IP address and a port such as 127.0.0.1:9464",
+            MetricsListen::read,
+        ) => {
+            default: "auto",
+            help: "Where GET /metrics is answered for Prometheus: auto is 127.0.0.1 and the first free port from 9464 \
+                   to 9479, off is nowhere. It is logged at the start.",
+            reason: "Metrics are there when they are wanted, for this host alone, and a second instance beside the first \
+                     starts all the same. Name an address where something else on the network scrapes, and a port where \
+                     instances come and go: then each keeps its own.",
         }
     }
 

@@ -1,8 +1,9 @@
 //! Accepting connections and serving HTTP/1.1 on them until they are upgraded.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -12,9 +13,10 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use warp::{Filter, Reply};
 
+use super::Once;
 use super::peer::Peer;
-use super::{Once, Site, routes};
 
 /// Connections that the kernel completes before they are accepted. tokio's own `bind` takes 1,024: past it, connects
 /// of a burst stall for a second. The kernel caps it at `net.core.somaxconn` (4,096 by default since Linux 5.4).
@@ -71,19 +73,37 @@ impl Listener {
         self.address
     }
 
-    /// Serves from a thread of its own, until it is told to stop.
+    /// The first of `ports` that nobody has.
+    pub fn bind_first(host: IpAddr, ports: RangeInclusive<u16>) -> Result<Listener, BindError> {
+        let (first, mut rest) = (*ports.start(), ports.skip(1));
+        let mut bound = Listener::bind(host, first);
+        while bound.as_ref().is_err_and(|error| error.source.kind() == io::ErrorKind::AddrInUse)
+            && let Some(port) = rest.next()
+        {
+            bound = Listener::bind(host, port);
+        }
+        bound
+    }
+
+    /// Serves `routes` from a thread of its own, until it is told to stop. `handshake_timeout` is the time for a
+    /// request's head.
     ///
     /// Of its own, so that a handshake waits neither behind a fan-out nor behind ten thousand sessions that leave at
     /// once: on a runtime that they share it stands in one queue with all of them.
-    pub fn serve(self, site: Arc<Site>) -> io::Result<Serving> {
+    pub fn serve<R: Reply + 'static>(
+        self,
+        thread_name: &str,
+        routes: impl Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
+        handshake_timeout: Duration,
+    ) -> io::Result<Serving> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (port, port_closes) = oneshot::channel::<()>();
         let (connections, connections_close) = oneshot::channel::<()>();
         let (thread, thread_ends) = oneshot::channel::<()>();
-        std::thread::Builder::new().name("http".into()).spawn(move || {
+        std::thread::Builder::new().name(thread_name.into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    result = self.accept_all(site) => if let Err(error) = result {
+                    result = self.accept_all(routes, handshake_timeout) => if let Err(error) = result {
                         log::error!("cannot accept connections: {error}");
                     },
                     _ = port_closes => {}
@@ -96,15 +116,19 @@ impl Listener {
         Ok(Serving { port: Some(port), connections, thread_ends })
     }
 
-    async fn accept_all(self, site: Arc<Site>) -> io::Result<()> {
+    async fn accept_all<R: Reply + 'static>(
+        self,
+        routes: impl Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
+        handshake_timeout: Duration,
+    ) -> io::Result<()> {
         let listener = TcpListener::from_std(self.inner)?;
-        let service = TowerToHyperService::new(warp::service(routes::all(site.clone())));
+        let service = TowerToHyperService::new(warp::service(routes));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(site.handshake_timeout)
+            .header_read_timeout(handshake_timeout)
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX);
-        let lifetime = site.handshake_timeout * HANDSHAKE_TIMEOUTS_PER_CONNECTION;
+        let lifetime = handshake_timeout * HANDSHAKE_TIMEOUTS_PER_CONNECTION;
         let trouble = Once::default();
         loop {
             let (stream, address) = match listener.accept().await {
@@ -170,5 +194,26 @@ where
     });
     if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
         log::debug!("{}: {error}", peer.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn the_first_free_port_of_a_range_is_taken() {
+        let holder = Listener::bind(HOST, 0).expect("a free port");
+        let taken = holder.address().port();
+        assert_eq!(Listener::bind_first(HOST, taken..=taken).map_err(|e| e.address.port()).err(), Some(taken));
+        // Upwards, as the kernel gives ports out all over its range; nearly all of them are free.
+        let next = Listener::bind_first(HOST, taken..=taken.saturating_add(100)).expect("a free port");
+        assert!(next.address().port() > taken);
+        drop(holder);
+        assert_eq!(Listener::bind_first(HOST, taken..=taken).expect("free again").address().port(), taken);
     }
 }

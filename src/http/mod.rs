@@ -6,6 +6,7 @@ mod origin;
 mod page;
 mod peer;
 mod routes;
+mod scrape;
 mod upgrade;
 
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-pub use listener::{BindError, Listener};
+pub use listener::{BindError, Listener, Serving};
+pub use routes::all as routes;
+pub use scrape::{Scrape, routes as scrape_routes};
 
 use crate::broker::Link;
 use crate::config::AllowedOrigins;

@@ -37,6 +37,23 @@ enum Refusal {
     /// It has never heard the broker so far, so that a session would be deaf.
     NotAttached,
     Full,
+    Stopping,
+}
+
+impl Refusal {
+    /// As metrics name it, one of [`REFUSALS`](crate::metrics::REFUSALS).
+    fn name(&self) -> &'static str {
+        match self {
+            Refusal::NotAnUpgrade => "not_an_upgrade",
+            Refusal::UnknownVersion => "unknown_version",
+            Refusal::BadKey => "bad_key",
+            Refusal::BadExtensions => "bad_extensions",
+            Refusal::ForeignOrigin => "foreign_origin",
+            Refusal::NotAttached => "not_attached",
+            Refusal::Full => "full",
+            Refusal::Stopping => "stopping",
+        }
+    }
 }
 
 /// Answers a GET on `/message`, and lets the session begin once the answer is written.
@@ -50,7 +67,7 @@ pub fn answer(site: &Arc<Site>, headers: &HeaderMap, on_upgrade: Option<OnUpgrad
         if site.link.borrow().attachments == 0 {
             return Err(Refusal::NotAttached);
         }
-        let permit = site.sessions.admit().ok_or(Refusal::Full)?;
+        let permit = site.sessions.admit().ok_or_else(|| no_permit(site))?;
         Ok((key, extension, on_upgrade, permit))
     });
     match accepted {
@@ -68,9 +85,14 @@ pub fn answer(site: &Arc<Site>, headers: &HeaderMap, on_upgrade: Option<OnUpgrad
         }
         Err(refusal) => {
             log::debug!("{client}: no session: {refusal:?}");
+            site.sessions.metrics().refused(refusal.name());
             refusal.into_response()
         }
     }
+}
+
+fn no_permit(site: &Site) -> Refusal {
+    if site.sessions.is_draining() { Refusal::Stopping } else { Refusal::Full }
 }
 
 /// The client's key, if the request is an opening handshake (RFC 6455 §4.2.1).
@@ -128,7 +150,7 @@ impl Reply for Refusal {
             Refusal::NotAttached => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance has not reached its broker yet.\n")
             }
-            Refusal::Full => refuse(
+            Refusal::Full | Refusal::Stopping => refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "This instance takes no more sessions now: it is full (--sessions-max) or stopping.\n",
             ),
@@ -142,7 +164,7 @@ impl Reply for Refusal {
                 headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
                 headers.insert(SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static(VERSION));
             }
-            Refusal::Full | Refusal::NotAttached => {
+            Refusal::Full | Refusal::Stopping | Refusal::NotAttached => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
             Refusal::BadKey | Refusal::BadExtensions | Refusal::ForeignOrigin => {}
@@ -196,6 +218,15 @@ mod tests {
             ("sec-websocket-key", KEY),
         ]);
         assert_eq!(check(&headers), Ok(KEY));
+    }
+
+    #[test]
+    fn every_refusal_has_a_series_of_its_own() {
+        use Refusal::{
+            BadExtensions, BadKey, ForeignOrigin, Full, NotAnUpgrade, NotAttached, Stopping, UnknownVersion,
+        };
+        let all = [NotAnUpgrade, UnknownVersion, BadKey, BadExtensions, ForeignOrigin, NotAttached, Full, Stopping];
+        assert_eq!(all.map(|refusal| refusal.name()), crate::metrics::REFUSALS);
     }
 
     #[test]

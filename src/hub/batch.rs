@@ -5,8 +5,8 @@
 
 use bytes::BytesMut;
 
-use super::frames::Frames;
-use crate::instance::InstanceName;
+use super::frames::{About, Frames};
+use crate::instance::Incarnation;
 use crate::message::{Message, Target};
 use crate::protocol::deflate::Deflater;
 use crate::protocol::frame;
@@ -16,28 +16,44 @@ use crate::protocol::frame;
 const BATCH_BYTES: usize = 64 * 1024;
 
 pub struct Batch {
-    own: InstanceName,
+    own: Incarnation,
     compression_bytes_min: usize,
     deflater: Deflater,
     plain: BytesMut,
     deflated: Option<BytesMut>,
+    about: About,
 }
 
 impl Batch {
     /// Payloads below `compression_bytes_min` are not compressed.
-    pub fn new(own: InstanceName, compression_bytes_min: usize) -> Batch {
-        Batch { own, compression_bytes_min, deflater: Deflater::default(), plain: BytesMut::new(), deflated: None }
+    pub fn new(own: Incarnation, compression_bytes_min: usize) -> Batch {
+        let (deflater, plain, about) = (Deflater::default(), BytesMut::new(), About::nothing());
+        Batch { own, compression_bytes_min, deflater, plain, deflated: None, about }
     }
 
     /// Adds a message if it is meant for the plain sessions of this instance; compressed, too, if `deflates`.
     pub fn add(&mut self, message: &Message, deflates: bool) {
         let for_plain_sessions = match &message.target {
             Target::Broadcast => true,
-            Target::Instance(name) => *name == self.own,
+            Target::Instance(name) => name == self.own.name(),
             Target::Topic(_) => false,
         };
         if for_plain_sessions {
+            self.note(message);
             self.encode(message, deflates && message.payload.len() >= self.compression_bytes_min);
+        }
+    }
+
+    fn note(&mut self, message: &Message) {
+        let about = &mut self.about;
+        if about.messages == 0 {
+            *about = About::nothing();
+        }
+        about.messages += 1;
+        about.payload_bytes += message.payload.len() as u64;
+        // Only the first that is our own, which has waited longest: no reading of ids for each.
+        if about.read.is_none() {
+            about.read = message.id.as_ref().and_then(|id| id.given_at(&self.own));
         }
     }
 
@@ -65,6 +81,7 @@ impl Batch {
 
     /// What was added since the last time.
     pub fn take(&mut self) -> Frames {
-        Frames::new(self.plain.split().freeze(), self.deflated.take().map(BytesMut::freeze))
+        let about = std::mem::replace(&mut self.about, About::nothing());
+        Frames::new(self.plain.split().freeze(), self.deflated.take().map(BytesMut::freeze), about)
     }
 }

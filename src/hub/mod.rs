@@ -15,10 +15,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::instance::InstanceName;
+use crate::instance::Incarnation;
 use crate::message::Message;
+use crate::metrics::HubMetrics;
 use batch::Batch;
-pub use frames::Frames;
+pub use frames::{About, Frames};
 use worker::{Change, Worker, WorkerHandle};
 
 /// Batches that wait for one worker. Past it the hub waits for the worker and, through it, the broker for the hub.
@@ -45,7 +46,7 @@ pub struct Seat(AtomicU32);
 /// How messages become batches.
 #[derive(Clone, Debug)]
 pub struct Batching {
-    pub own: InstanceName,
+    pub own: Incarnation,
     /// The smallest payload that is compressed.
     pub compression_bytes_min: usize,
     /// How long the first message of a batch waits for more; zero: not at all.
@@ -63,13 +64,15 @@ struct Shared {
     joined: AtomicUsize,
     /// Listeners now that inflate.
     inflating: AtomicUsize,
+    metrics: HubMetrics,
 }
 
 impl Hub {
     /// Starts `workers` tasks on the current runtime; they end with the last handle.
-    pub fn start(workers: usize) -> Hub {
-        let workers = (0..workers.max(1)).map(|_| Worker::start()).collect();
-        Hub { shared: Arc::new(Shared { workers, joined: AtomicUsize::new(0), inflating: AtomicUsize::new(0) }) }
+    pub fn start(workers: usize, metrics: HubMetrics) -> Hub {
+        let workers = (0..workers.max(1)).map(|_| Worker::start(metrics.clone())).collect();
+        let (joined, inflating) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Hub { shared: Arc::new(Shared { workers, joined, inflating, metrics }) }
     }
 
     /// From now on `listener` hears every message that [`Hub::run`] takes, until the membership is dropped.
@@ -114,6 +117,7 @@ impl Hub {
             return;
         }
         let frames = batch.take();
+        self.shared.metrics.broadcast(frames.about().messages, frames.about().payload_bytes);
         for worker in self.shared.workers.iter().filter(|worker| worker.has_listeners()) {
             worker.hand_out(frames.clone()).await;
         }

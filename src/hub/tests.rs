@@ -4,6 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::instance::InstanceName;
 use crate::message::{PayloadKind, Target};
 use crate::topic::Topic;
 
@@ -62,8 +63,8 @@ impl Ear {
     }
 }
 
-fn own() -> InstanceName {
-    InstanceName::parse("a_1").unwrap()
+fn own() -> Incarnation {
+    Incarnation::begin(InstanceName::parse("a_1").unwrap())
 }
 
 fn message(target: Target, text: &'static str) -> Message {
@@ -75,7 +76,7 @@ fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {
 }
 
 fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Vec<Message>>) {
-    let hub = Hub::start(2);
+    let hub = Hub::start(2, HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
     let batching = Batching { own: own(), compression_bytes_min: 100, coalesce };
     tokio::spawn(hub.clone().run(batching, delivered));
@@ -125,7 +126,7 @@ async fn topics_and_other_instances_do_not_reach_plain_listeners() {
     let _membership = hub.join(ear.clone());
     let topic = Target::Topic(Topic::from_routing_key("t").unwrap());
     let other = Target::Instance(InstanceName::parse("b_2").unwrap());
-    let batch = [(topic, "x"), (other, "y"), (Target::Instance(own()), "o"), (Target::Broadcast, "b")];
+    let batch = [(topic, "x"), (other, "y"), (Target::Instance(own().name().clone()), "o"), (Target::Broadcast, "b")];
     deliveries.send(batch.map(|(target, text)| message(target, text)).to_vec()).await.unwrap();
     ear.hears("ob").await;
 }

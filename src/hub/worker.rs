@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 
 use super::{BATCHES_WAITING_MAX, Frames, Listener};
+use crate::metrics::HubMetrics;
 
 /// Deliveries after which the worker lets other tasks run: at the kernel's 5 µs per write about a third of a
 /// millisecond, so that a long fan-out starves neither accepts nor pongs.
@@ -50,13 +51,16 @@ pub struct Worker {
     changes: mpsc::UnboundedReceiver<Change>,
     batches: mpsc::Receiver<Frames>,
     listeners: Vec<Arc<dyn Listener>>,
+    /// Of the listeners.
+    inflating: usize,
+    metrics: HubMetrics,
 }
 
 impl Worker {
-    pub fn start() -> WorkerHandle {
+    pub fn start(metrics: HubMetrics) -> WorkerHandle {
         let (changes, changes_in) = mpsc::unbounded_channel();
         let (batches, batches_in) = mpsc::channel(BATCHES_WAITING_MAX);
-        let worker = Worker { changes: changes_in, batches: batches_in, listeners: Vec::new() };
+        let worker = Worker { changes: changes_in, batches: batches_in, listeners: Vec::new(), inflating: 0, metrics };
         tokio::spawn(worker.run());
         WorkerHandle { changes, batches, listeners: Arc::default() }
     }
@@ -89,6 +93,19 @@ impl Worker {
             }
             listener.deliver(&frames);
         }
+        self.count(&frames);
+    }
+
+    /// Once for all deliveries: something that workers share, touched at each, would cost more than the rest of it.
+    fn count(&self, frames: &Frames) {
+        if self.listeners.is_empty() {
+            return;
+        }
+        let (inflating, plain) = (self.inflating, self.listeners.len() - self.inflating);
+        let bytes = plain * frames.plain().len() + inflating * frames.deflated().len();
+        let about = frames.about();
+        self.metrics.delivered(self.listeners.len() as u64 * about.messages, bytes as u64);
+        self.metrics.latencies(about.taken, about.read);
     }
 
     /// Joins the batches that piled up meanwhile.
@@ -109,11 +126,13 @@ impl Worker {
             Change::Join(listener) => {
                 let seat = u32::try_from(self.listeners.len()).expect("a process has fewer than 2^32 sockets");
                 listener.seat().0.store(seat, Ordering::Relaxed);
+                self.inflating += usize::from(listener.inflates());
                 self.listeners.push(listener);
             }
             Change::Leave(listener) => {
                 let seat = listener.seat().0.load(Ordering::Relaxed) as usize;
                 self.listeners.swap_remove(seat);
+                self.inflating -= usize::from(listener.inflates());
                 if let Some(moved) = self.listeners.get(seat) {
                     moved.seat().0.store(seat as u32, Ordering::Relaxed);
                 }

@@ -72,6 +72,7 @@ impl Session {
         if self.ended.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.sessions.metrics().closed(&reason);
         // Before the phase changes, or the sweep could take the last time heard for the begin of the close.
         self.mark_now();
         let frame = match reason.code() {

@@ -16,6 +16,7 @@ use crate::broker::Broker;
 use crate::close::CloseReason;
 use crate::hub::{Hub, Membership, Seat};
 use crate::message::MessageIds;
+use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
 
 /// What a session may cost. Defaults and reasons stand with the options.
@@ -57,13 +58,20 @@ pub struct Sessions {
     hub: Hub,
     broker: Arc<dyn Broker>,
     message_ids: MessageIds,
+    metrics: SessionMetrics,
     /// Where sessions run; connections are accepted elsewhere.
     runtime: Handle,
 }
 
 impl Sessions {
     /// Sessions that run on the current runtime.
-    pub fn new(limits: Limits, hub: Hub, broker: Arc<dyn Broker>, message_ids: MessageIds) -> Arc<Sessions> {
+    pub fn new(
+        limits: Limits,
+        hub: Hub,
+        broker: Arc<dyn Broker>,
+        message_ids: MessageIds,
+        metrics: SessionMetrics,
+    ) -> Arc<Sessions> {
         Arc::new(Sessions {
             open: DashMap::new(),
             admitted: AtomicUsize::new(0),
@@ -75,6 +83,7 @@ impl Sessions {
             hub,
             broker,
             message_ids,
+            metrics,
             runtime: Handle::current(),
         })
     }
@@ -106,6 +115,7 @@ impl Sessions {
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());
+        self.metrics.opened();
         let registration = Registration { id, _membership: self.hub.join(session.clone()), permit };
         if self.draining.load(Ordering::Acquire) {
             session.close(CloseReason::GoingAway);
@@ -144,6 +154,16 @@ impl Sessions {
 
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Bytes that wait for slow clients, over all sessions. Asked of each of them: keeping the sum would cost every
+    /// delivery to a client that is behind.
+    pub fn outbox_bytes(&self) -> usize {
+        self.snapshot(|_| true).iter().map(|session| session.outbox.waiting_bytes()).sum()
+    }
+
+    pub fn metrics(&self) -> &SessionMetrics {
+        &self.metrics
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -203,7 +223,12 @@ pub(super) struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.permit.sessions.open.remove(&self.id);
+        let sessions = &self.permit.sessions;
+        let Some((_, session)) = sessions.open.remove(&self.id) else { return };
+        sessions.metrics.gone();
+        if !session.ended.swap(true, Ordering::AcqRel) {
+            sessions.metrics.lost();
+        }
     }
 }
 

@@ -181,6 +181,7 @@ impl Session {
 
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {
         self.unsettled.fetch_add(1, Ordering::Relaxed);
+        self.sessions.metrics().received(payload.len());
         let id = Some(self.sessions.message_ids().next());
         let message = Message { id, target: Target::Broadcast, kind, published_ms: now_unix_ms(), payload };
         self.sessions.broker().publish(message, Receipt::to(self.clone())).await;

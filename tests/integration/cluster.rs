@@ -38,7 +38,8 @@ impl Checkout {
             .current_dir(self.directory.path())
             .env("WARREN_PORTS", self.ports.map(|port| port.to_string()).join(" "))
             .env("WARREN_BIN", env!("CARGO_BIN_EXE_warren"))
-            .env("WARREN_HOST", "127.0.0.1");
+            .env("WARREN_HOST", "127.0.0.1")
+            .env("WARREN_METRICS_LISTEN", "127.0.0.1:0");
         match cluster {
             Some(cluster) => command.env("AMQP_URL", &cluster.url).env("WARREN_PREFIX", &cluster.prefix),
             None => command.env_remove("AMQP_URL"),
@@ -102,6 +103,8 @@ async fn make_cluster_runs_two_instances_until_ctrl_c() {
         make.says(&format!("  http://127.0.0.1:{port}/")).await;
         let line = make.says(&format!("{port} | [")).await;
         assert!(line.starts_with(&format!("{port} | [")), "the port comes first: {line:?}");
+        let metrics = make.says(&format!("  http://127.0.0.1:{port}/  (metrics: ")).await;
+        assert!(metrics.ends_with("/metrics)"), "{metrics:?}");
     }
     let mut clients = checkout.connect().await;
     assert_chatting(&mut clients).await;

@@ -11,6 +11,7 @@ mod stream;
 mod compression;
 mod hostile;
 mod http;
+mod metrics;
 mod session;
 
 mod browser;

@@ -1,6 +1,7 @@
 //! The program `warren` as its users and its operators see it: what it prints, how it ends, what it hears.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -10,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::broker::{Cluster, PrivateNode};
 use crate::support::client::{exchange, get_json};
 use crate::support::eventually;
+use crate::support::http::request;
 use crate::support::process::{Arguments, Directory, Ended, Environment, Signal, Warren, free_port};
 
 const PASSWORD: &str = "hunter2-s3cret";
@@ -137,6 +139,34 @@ async fn a_port_that_is_taken_ends_with_1_and_names_the_option() {
     let expected = format!("warren: --port {port}: cannot listen on 127.0.0.1:{port}: ");
     assert!(line.starts_with(&expected), "{expected} in {line}");
     assert_eq!(line.matches("os error").count(), 1, "the cause is told once: {line}");
+}
+
+#[tokio::test]
+async fn a_metrics_address_that_is_taken_ends_with_1_and_names_the_option() {
+    let holder = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = holder.local_addr().expect("a bound port").to_string();
+    let ended = Warren::run(&["--host", "127.0.0.1", "--port", "0", "--metrics-listen", &address], &[]).await;
+    let line = ended.refusal(1);
+    assert!(line.starts_with(&format!("warren: --metrics-listen {address}: cannot listen on {address}: ")), "{line}");
+}
+
+#[tokio::test]
+async fn instances_beside_each_other_have_metrics_each_without_being_told() {
+    let mut addresses = BTreeSet::new();
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let command = Warren::command(&["--host", "127.0.0.1", "--port", "0"], &[]);
+        let mut warren = Warren::listening(command).await;
+        let line = warren.process.reports("metrics are at http://127.0.0.1:").await;
+        let (_, rest) = line.split_once("metrics are at http://").expect("the line has it");
+        let address: SocketAddr = rest.strip_suffix("/metrics").and_then(|text| text.parse().ok()).expect(rest);
+        let name = warren.name().await;
+        let shown = request(address, "GET /metrics", &[]).await.body;
+        assert!(shown.contains(&format!("name=\"{name}\"")), "{name} in {shown}");
+        addresses.insert(address);
+        running.push(warren);
+    }
+    assert_eq!(addresses.len(), 2, "each has its own");
 }
 
 #[tokio::test]

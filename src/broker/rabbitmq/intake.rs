@@ -14,6 +14,7 @@ use super::sequence::{Place, Tracker};
 use super::topology::Names;
 use crate::instance::Incarnation;
 use crate::message::Message;
+use crate::metrics::{BrokerMetrics, Dropped};
 
 /// Off only in a build that is to be caught doubling messages.
 const DROPS_DOUBLES: bool = !cfg!(feature = "fault-no-dropping-of-doubles");
@@ -28,6 +29,7 @@ pub struct Intake {
     tracker: Tracker,
     missing: Tally,
     oversized: Tally,
+    metrics: BrokerMetrics,
 }
 
 /// What a batch has brought.
@@ -46,6 +48,7 @@ impl Intake {
         message_bytes_max: usize,
         deliveries: mpsc::Sender<Vec<Message>>,
         peers: Peers,
+        metrics: BrokerMetrics,
     ) -> Intake {
         Intake {
             names,
@@ -56,6 +59,7 @@ impl Intake {
             tracker: Tracker::default(),
             missing: Tally::new("messages of other instances are missing"),
             oversized: Tally::new("dropped messages of more than --message-bytes-max"),
+            metrics,
         }
     }
 
@@ -86,10 +90,15 @@ impl Intake {
     fn note(&mut self, beacon: Beacon) -> Option<u64> {
         for (route, number) in &beacon.numbers {
             let missing = self.tracker.reached(beacon.incarnation.as_str(), route, *number);
-            self.missing.count(missing);
+            self.miss(missing);
         }
         self.peers.hear(beacon.incarnation.as_str());
         (beacon.incarnation.as_str() == self.incarnation.as_str()).then_some(beacon.ticket)
+    }
+
+    fn miss(&mut self, messages: u64) {
+        self.missing.count(messages);
+        self.metrics.missing(messages);
     }
 
     /// The delivery's message, unless it is a double or beyond the limit.
@@ -98,13 +107,17 @@ impl Intake {
         if let Some(origin) = origin {
             match self.tracker.place(origin.incarnation.as_str(), &message.target, origin.number) {
                 Place::Expected | Place::Implausible | Place::Late => {}
-                Place::AfterGap(missing) => self.missing.count(missing),
-                Place::Double if DROPS_DOUBLES => return None,
+                Place::AfterGap(missing) => self.miss(missing),
+                Place::Double if DROPS_DOUBLES => {
+                    self.metrics.duplicate();
+                    return None;
+                }
                 Place::Double => {}
             }
         }
         if message.payload.len() > self.message_bytes_max {
             self.oversized.count(1);
+            self.metrics.dropped(Dropped::Oversized);
             return None;
         }
         Some(message)

@@ -7,7 +7,8 @@ use lapin::ErrorKind;
 use lapin::protocol::AMQPErrorKind;
 use tokio::sync::watch;
 
-use super::super::{Link, LinkState};
+use crate::broker::{Link, LinkState};
+use crate::metrics::{BrokerMetrics, Direction};
 
 /// First pause before a link is tried again; doubled up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -69,24 +70,19 @@ impl fmt::Display for Trouble {
     }
 }
 
-const CONSUMING: &str = "consuming";
-
 /// One direction of the link, and how long to wait before it is tried again.
 pub struct Side {
     link: watch::Sender<Link>,
-    name: &'static str,
-    part: fn(&mut Link) -> &mut LinkState,
+    direction: Direction,
+    metrics: BrokerMetrics,
+    was_up: bool,
     backoff: Duration,
     up_since: Option<Instant>,
 }
 
 impl Side {
-    pub fn publishing(link: watch::Sender<Link>) -> Side {
-        Side { link, name: "publishing", part: |link| &mut link.publishing, backoff: BACKOFF_MIN, up_since: None }
-    }
-
-    pub fn consuming(link: watch::Sender<Link>) -> Side {
-        Side { link, name: CONSUMING, part: |link| &mut link.consuming, backoff: BACKOFF_MIN, up_since: None }
+    pub fn new(direction: Direction, link: watch::Sender<Link>, metrics: BrokerMetrics) -> Side {
+        Side { link, direction, metrics, was_up: false, backoff: BACKOFF_MIN, up_since: None }
     }
 
     pub fn up(&mut self) {
@@ -112,22 +108,34 @@ impl Side {
     }
 
     fn set(&mut self, state: LinkState) {
-        let part = self.part;
-        let name = self.name;
+        let direction = self.direction;
+        let is_up = state == LinkState::Up;
+        let mut was_down = false;
         self.link.send_if_modified(|link| {
-            let current = part(link);
+            let current = match direction {
+                Direction::Publishing => &mut link.publishing,
+                Direction::Consuming => &mut link.consuming,
+            };
             if *current == state {
                 return false;
             }
-            match &state {
-                LinkState::Down { permanent: true, .. } => log::error!("broker link ({name}) {state}"),
-                LinkState::Down { .. } | LinkState::Blocked { .. } => log::warn!("broker link ({name}) {state}"),
-                LinkState::Up | LinkState::Connecting => log::info!("broker link ({name}) {state}"),
-            }
-            let attached = state == LinkState::Up && name == CONSUMING;
+            log_change(direction, &state);
+            was_down = matches!(current, LinkState::Down { .. });
             *current = state;
-            link.attachments += u64::from(attached);
+            link.attachments += u64::from(is_up && direction == Direction::Consuming);
             true
         });
+        // The first time up is no return.
+        if is_up && std::mem::replace(&mut self.was_up, true) && was_down {
+            self.metrics.reconnected(direction);
+        }
+    }
+}
+
+fn log_change(direction: Direction, state: &LinkState) {
+    match state {
+        LinkState::Down { permanent: true, .. } => log::error!("broker link ({direction}) {state}"),
+        LinkState::Down { .. } | LinkState::Blocked { .. } => log::warn!("broker link ({direction}) {state}"),
+        LinkState::Up | LinkState::Connecting => log::info!("broker link ({direction}) {state}"),
     }
 }

@@ -36,6 +36,7 @@ pub use topology::{NameTaken, Names};
 use super::{Broker, Delivery, Link, LinkState, Receipt};
 use crate::instance::Incarnation;
 use crate::message::Message;
+use crate::metrics::{BrokerMetrics, Direction};
 use beacon::Tickets;
 use connection::Endpoints;
 use consumer::Consumer;
@@ -62,6 +63,7 @@ pub struct Settings {
     pub publish_timeout: Duration,
     /// Payloads above this are foreign, and dropped.
     pub message_bytes_max: usize,
+    pub metrics: BrokerMetrics,
 }
 
 /// One instance's links to RabbitMQ.
@@ -82,7 +84,8 @@ impl RabbitMq {
         settings: Settings,
         deliveries: mpsc::Sender<Vec<Message>>,
     ) -> (RabbitMq, oneshot::Receiver<NameTaken>) {
-        let (intake, spool) = spool::open(settings.spool);
+        let metrics = &settings.metrics;
+        let (intake, spool) = spool::open(settings.spool, metrics.clone());
         let (refuse, refused) = oneshot::channel();
         let (stop_consuming, stop) = oneshot::channel();
         let connecting = LinkState::Connecting;
@@ -95,7 +98,7 @@ impl RabbitMq {
         let names = Names::new(&settings.prefix, &settings.incarnation);
         let (unroutable, tickets, peers) = (Arc::new(Notify::new()), Tickets::default(), Peers::default());
         let around = Surroundings {
-            side: Side::publishing(link.clone()),
+            side: Side::new(Direction::Publishing, link.clone(), metrics.clone()),
             gate: Gate::new(link.subscribe(), settings.delivery, peers.clone()),
             tickets: tickets.clone(),
             unroutable: unroutable.clone(),
@@ -105,10 +108,17 @@ impl RabbitMq {
         let incarnation = settings.incarnation.clone();
         let consumer = Consumer {
             endpoints: Endpoints::new(&settings, "consuming"),
-            intake: intake::Intake::new(names.clone(), incarnation, settings.message_bytes_max, deliveries, peers),
+            intake: intake::Intake::new(
+                names.clone(),
+                incarnation,
+                settings.message_bytes_max,
+                deliveries,
+                peers,
+                metrics.clone(),
+            ),
             names,
             queue_bytes_max: settings.queue_bytes_max,
-            side: Side::consuming(link.clone()),
+            side: Side::new(Direction::Consuming, link.clone(), metrics.clone()),
             link: link.subscribe(),
             tickets,
             unroutable,

@@ -27,6 +27,7 @@ use super::link::{Side, Trouble};
 use super::spool::{Entry, Spool};
 use super::topology::{self, Names};
 use crate::instance::Incarnation;
+use crate::metrics::BrokerMetrics;
 
 /// How often each publisher tells how far it is.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,6 +68,7 @@ impl Publisher {
             refused: Vec::new(),
             paused_until: None,
             blocked: false,
+            metrics: settings.metrics.clone(),
         };
         Publisher { endpoints, spool, link }
     }
@@ -172,6 +174,7 @@ struct PublishingLink {
     paused_until: Option<Instant>,
     /// The broker reads nothing from us: publishes hang without an error.
     blocked: bool,
+    metrics: BrokerMetrics,
 }
 
 impl PublishingLink {
@@ -191,6 +194,8 @@ impl PublishingLink {
                 self.put_back(spool);
                 self.paused_until = Some(Instant::now() + RETRY_PAUSE);
             }
+            self.metrics.unconfirmed(self.outstanding.len());
+            spool.report(self.oldest());
             let room = self.outstanding.len() < self.window && !self.blocked && self.refused.is_empty();
             let publishes = room && self.paused_until.is_none() && self.around.gate.is_open();
             tokio::select! {
@@ -207,13 +212,20 @@ impl PublishingLink {
                 () = self.around.tickets.wanted(), if !self.blocked => self.beacon(channel, spool),
                 () = until(self.paused_until) => self.paused_until = None,
                 _ = patrol.tick() => {
-                    spool.patrol(self.outstanding.iter().find_map(|one| one.entry.as_ref()));
+                    spool.patrol(self.oldest());
+                    if self.around.gate.is_open() {
+                        spool.trim_kept();
+                    }
                     self.check_deadline()?;
                 }
                 () = spool.ready(), if publishes => self.publish_ready(channel, spool),
             }
         }
         Ok(())
+    }
+
+    fn oldest(&self) -> Option<&Entry> {
+        self.outstanding.iter().find_map(|one| one.entry.as_ref())
     }
 
     /// The broker may have lost what it had confirmed, so that goes first; nothing is outstanding while the gate is shut.
@@ -234,8 +246,10 @@ impl PublishingLink {
 
     fn publish_ready(&mut self, channel: &Channel, spool: &mut Spool) {
         while self.outstanding.len() < self.window
-            && let Some(entry) = spool.next()
+            && let Some(mut entry) = spool.next()
         {
+            self.metrics.published(1);
+            self.metrics.republished(u64::from(std::mem::replace(&mut entry.repeated, true)));
             let (exchange, key) = envelope::address(&self.names, &entry.message.target);
             let properties = envelope::properties(&entry.message, &self.incarnation, entry.number);
             // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells.
@@ -264,12 +278,19 @@ impl PublishingLink {
     fn settle(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
         for (entry, confirmation) in settled {
             match confirmation {
-                Confirmation::Ack(None) => spool.confirm(entry),
+                Confirmation::Ack(None) => {
+                    self.metrics.confirmed(1);
+                    spool.confirm(entry);
+                }
                 Confirmation::Ack(Some(_returned)) => {
+                    self.metrics.returned(1);
                     self.around.unroutable.notify_one();
                     self.refused.push(entry);
                 }
-                Confirmation::Nack(_) | Confirmation::NotRequested => self.refused.push(entry),
+                Confirmation::Nack(_) | Confirmation::NotRequested => {
+                    self.metrics.nacked(1);
+                    self.refused.push(entry);
+                }
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::sequence::Numbers;
 use crate::broker::{NotAccepted, Receipt};
 use crate::message::Message;
+use crate::metrics::BrokerMetrics;
 
 /// What a waiting message takes beside its payload (measured as the resident memory of 100,000 that wait).
 const OVERHEAD_BYTES: usize = 512;
@@ -35,7 +36,7 @@ pub struct Bounds {
 }
 
 /// Makes both ends.
-pub fn open(bounds: Bounds) -> (Intake, Spool) {
+pub fn open(bounds: Bounds, metrics: BrokerMetrics) -> (Intake, Spool) {
     let (orders, taken) = mpsc::unbounded_channel();
     let (stale, is_stale) = watch::channel(false);
     let room = Room {
@@ -53,6 +54,7 @@ pub fn open(bounds: Bounds) -> (Intake, Spool) {
         kept: VecDeque::new(),
         kept_bytes: 0,
         stopping: false,
+        metrics,
     };
     (intake, spool)
 }
@@ -80,6 +82,8 @@ pub struct Entry {
     /// Of this incarnation on the message's route; 0 until it enters the queue.
     pub number: u64,
     since: Instant,
+    /// It was handed to the broker before.
+    pub repeated: bool,
     /// Who is told what becomes of it; none, where that was told before.
     sender: Option<(Receipt, Place)>,
 }
@@ -101,7 +105,8 @@ impl Intake {
             Ok(None) => return receipt.settle(Err(NotAccepted::Stopping)),
             Err(_) => return receipt.settle(Err(NotAccepted::SpoolFull)),
         };
-        let entry = Entry { message, number: 0, since: Instant::now(), sender: Some((receipt, place)) };
+        let entry =
+            Entry { message, number: 0, since: Instant::now(), repeated: false, sender: Some((receipt, place)) };
         if let Err(mpsc::error::SendError(Order::Publish(entry))) = self.orders.send(Order::Publish(entry)) {
             entry.refuse(NotAccepted::Stopping);
         }
@@ -146,6 +151,7 @@ pub struct Spool {
     kept: VecDeque<(Entry, Instant)>,
     kept_bytes: usize,
     stopping: bool,
+    metrics: BrokerMetrics,
 }
 
 impl Spool {
@@ -165,6 +171,7 @@ impl Spool {
         while !self.stopping {
             let order = self.orders.recv().await;
             self.enter(order);
+            self.report(None);
         }
         if !self.waiting.is_empty() {
             std::future::pending().await
@@ -207,13 +214,14 @@ impl Spool {
 
     /// The broker may have lost what it had confirmed: that is sent again, before what waits.
     pub fn rewind(&mut self) {
-        self.trim_kept();
         self.kept_bytes = 0;
         let kept = std::mem::take(&mut self.kept);
         self.put_back(kept.into_iter().map(|(entry, _)| entry));
     }
 
-    fn trim_kept(&mut self) {
+    /// Forgets what was confirmed too long ago. Not to be called while the broker is away: what counts is how long
+    /// before its loss something was confirmed.
+    pub fn trim_kept(&mut self) {
         while let Some((entry, confirmed)) = self.kept.front() {
             if confirmed.elapsed() <= self.bounds.keep && self.kept_bytes <= self.bounds.bytes_max {
                 return;
@@ -223,12 +231,12 @@ impl Spool {
         }
     }
 
-    /// Looks at the age of what waits, `oldest` being what was handed to the broker first, and at what is kept.
+    /// Looks at the age of what waits, `oldest` being what was handed to the broker first.
     pub fn patrol(&mut self, oldest: Option<&Entry>) {
         while let Ok(order) = self.orders.try_recv() {
             self.enter(Some(order));
         }
-        self.trim_kept();
+        self.report(oldest);
         let age = self.age(oldest);
         let stale = age > self.bounds.age_max;
         if self.stale.send_if_modified(|was| std::mem::replace(was, stale) != stale) && stale {
@@ -238,8 +246,20 @@ impl Spool {
 
     /// How long the oldest message has been waiting for its confirm.
     fn age(&self, oldest: Option<&Entry>) -> Duration {
+        self.since(oldest).map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn since(&self, oldest: Option<&Entry>) -> Option<Instant> {
         let unconfirmed = oldest.or_else(|| self.waiting.iter().find(|entry| entry.sender.is_some()));
-        unconfirmed.map_or(Duration::ZERO, |entry| entry.since.elapsed())
+        unconfirmed.map(|entry| entry.since)
+    }
+
+    /// Tells the metrics how much waits, `oldest` being what was handed to the broker first.
+    pub fn report(&self, oldest: Option<&Entry>) {
+        let taken = |room: &Semaphore, max: usize| max.saturating_sub(room.available_permits());
+        let messages = taken(&self.room.messages, self.bounds.messages_max);
+        let bytes = taken(&self.room.bytes, self.bounds.bytes_max);
+        self.metrics.spool(messages, bytes, self.since(oldest).map(Instant::into_std));
     }
 
     /// The last number of each route that was handed out; `None` while some wait, which have their numbers already.

@@ -8,23 +8,26 @@ use tokio::task::JoinHandle;
 use warren::app::App;
 use warren::broker::Delivery;
 use warren::broker::memory::MemoryExchange;
-use warren::config::{BrokerChoice, Config};
+use warren::config::{BrokerChoice, Config, MetricsListen};
 use warren::instance::InstanceName;
 
 use super::broker::Cluster;
 use super::client::{Client, get_json};
+use super::metrics::Metrics;
 use super::{eventually, within_deadline};
 
 pub struct Instance {
     pub address: SocketAddr,
     pub name: InstanceName,
+    pub metrics_address: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<anyhow::Result<()>>,
 }
 
-/// Any free port of loopback, and else the defaults.
+/// Any free ports of loopback, and else the defaults.
 pub fn config() -> Config {
-    Config { host: [127, 0, 0, 1].into(), port: 0, ..Config::default() }
+    let metrics_listen = MetricsListen::At(([127, 0, 0, 1], 0).into());
+    Config { host: [127, 0, 0, 1].into(), port: 0, metrics_listen, ..Config::default() }
 }
 
 impl Instance {
@@ -37,11 +40,11 @@ impl Instance {
     pub async fn start_on(config: Config, exchange: &MemoryExchange) -> Instance {
         let app = App::bind(config).expect("a free port").with_exchange(exchange.clone());
         let (stop, stopped) = oneshot::channel();
-        let (address, name) = (app.address(), app.instance().clone());
+        let (address, metrics_address, name) = (app.address(), app.metrics_address(), app.instance().clone());
         let running = tokio::spawn(app.run(async {
             let _ = stopped.await;
         }));
-        Instance { address, name, stop: Some(stop), running }
+        Instance { address, name, metrics_address, stop: Some(stop), running }
     }
 
     /// Runs an instance in a cluster on RabbitMQ, and waits until it is ready.
@@ -66,6 +69,11 @@ impl Instance {
             expected(status, &body)
         })
         .await;
+    }
+
+    /// Its metrics, which it must serve.
+    pub fn metrics(&self) -> Metrics {
+        Metrics { address: self.metrics_address.expect("metrics are served") }
     }
 
     /// A session on `/message`.

@@ -8,6 +8,7 @@ pub mod deflate;
 pub mod http;
 pub mod instance;
 pub mod load;
+pub mod metrics;
 pub mod process;
 pub mod proxy;
 pub mod raw;

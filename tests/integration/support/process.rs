@@ -213,7 +213,9 @@ impl Warren {
     /// A server on a free port of loopback, unless `arguments` name another one.
     pub async fn serve(arguments: Arguments<'_>, env: Environment<'_>) -> Warren {
         let port = if arguments.contains(&"--port") { &[][..] } else { &["--port", "0"] };
-        Self::listening(Self::command(&[arguments, &["--host", "127.0.0.1"], port].concat(), env)).await
+        // Some tests run many, and there are but a few ports that are taken by default.
+        let metrics = if arguments.contains(&"--metrics-listen") { &[][..] } else { &["--metrics-listen", "off"] };
+        Self::listening(Self::command(&[arguments, &["--host", "127.0.0.1"], port, metrics].concat(), env)).await
     }
 
     /// Waits until the process has said where it listens.

@@ -1,0 +1,117 @@
+//! Sessions and what their clients say.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Labelled, counters};
+use crate::close::CloseReason;
+
+const REASON: &str = "reason";
+
+/// The reason of a session that ended without a close: neither side said good-bye.
+const LOST: &str = "lost";
+
+/// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
+pub const REFUSALS: [&str; 8] = [
+    "not_an_upgrade",
+    "unknown_version",
+    "bad_key",
+    "bad_extensions",
+    "foreign_origin",
+    "not_attached",
+    "full",
+    "stopping",
+];
+
+/// Moved by the registry of sessions, by each session, and by the handshake. A cheap handle.
+#[derive(Clone)]
+pub struct SessionMetrics {
+    open: Gauge,
+    opened: Counter,
+    closed: Labelled<Counter>,
+    refused: Labelled<Counter>,
+    received_messages: Counter,
+    received_bytes: Counter,
+    outbox_bytes: Gauge,
+}
+
+impl Default for SessionMetrics {
+    fn default() -> SessionMetrics {
+        SessionMetrics {
+            open: Gauge::default(),
+            opened: Counter::default(),
+            closed: counters(REASON, CloseReason::NAMES.into_iter().chain([LOST])),
+            refused: counters(REASON, REFUSALS),
+            received_messages: Counter::default(),
+            received_bytes: Counter::default(),
+            outbox_bytes: Gauge::default(),
+        }
+    }
+}
+
+impl SessionMetrics {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("sessions", "Sessions that are open, closing ones among them", self.open.clone());
+        registry.register("sessions_opened", "Sessions that were opened", self.opened.clone());
+        registry.register("sessions_closed", "Sessions that began to close, by reason", self.closed.clone());
+        registry.register(
+            "handshakes_refused",
+            "Requests on /message that opened no session, by reason",
+            self.refused.clone(),
+        );
+        registry.register(
+            "received_messages",
+            "Messages of clients that were handed to the broker",
+            self.received_messages.clone(),
+        );
+        registry.register_with_unit(
+            "received",
+            "Payload of the messages of clients that were handed to the broker",
+            Unit::Bytes,
+            self.received_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "outbox_waiting",
+            "Bytes that wait in the outboxes of all sessions",
+            Unit::Bytes,
+            self.outbox_bytes.clone(),
+        );
+    }
+
+    /// A session stands.
+    pub fn opened(&self) {
+        self.opened.inc();
+        self.open.inc();
+    }
+
+    /// A session is gone.
+    pub fn gone(&self) {
+        self.open.dec();
+    }
+
+    /// The server begins to close a session, also in answer to the client.
+    pub fn closed(&self, reason: &CloseReason) {
+        self.closed.get_or_create(&[(REASON, reason.name())]).inc();
+    }
+
+    /// A session's connection ended, and nobody had begun to close it.
+    pub fn lost(&self) {
+        self.closed.get_or_create(&[(REASON, LOST)]).inc();
+    }
+
+    /// A handshake was refused, for one of [`REFUSALS`].
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[(REASON, reason)]).inc();
+    }
+
+    /// A client's message goes to the broker.
+    pub fn received(&self, payload_bytes: usize) {
+        self.received_messages.inc();
+        self.received_bytes.inc_by(payload_bytes as u64);
+    }
+
+    pub(super) fn read(&self, outbox_bytes: usize) {
+        self.outbox_bytes.set(i64::try_from(outbox_bytes).unwrap_or(i64::MAX));
+    }
+}
