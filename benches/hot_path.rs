@@ -15,7 +15,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use lapin::message::Delivery;
 use tokio::sync::mpsc;
 use warren::broker::rabbitmq::{Names, envelope};
-use warren::hub::{Batching, Frames, Hub, Listener, Membership, Seat};
+use warren::hub::{Batching, Frames, HistoryLimits, Hub, Listener, Membership, Seat};
 use warren::instance::{Incarnation, InstanceName};
 use warren::message::{Message, MessageIds, PayloadKind, Target};
 use warren::metrics::HubMetrics;
@@ -72,7 +72,8 @@ fn fan_out(criterion: &mut Criterion) {
     let memberships: Vec<Membership> = (0..LISTENERS).map(join).collect();
     let (deliveries, delivered) = mpsc::channel(16);
     let own = Incarnation::begin(InstanceName::parse("a_1").expect("a name"));
-    let batching = Batching { own, compression_bytes_min: 1024, coalesce: Duration::ZERO };
+    let history = HistoryLimits { bytes_max: 8 << 20, messages_max: 1000, age_max: Duration::from_secs(3600) };
+    let batching = Batching { own, compression_bytes_min: 1024, coalesce: Duration::ZERO, history: Some(history) };
     runtime.spawn(hub.clone().run(batching, delivered));
     let payload = Bytes::from(vec![b'x'; 128]);
     let mut group = criterion.benchmark_group("hub");
@@ -144,6 +145,8 @@ struct Ear {
 }
 
 impl Listener for Ear {
+    fn replay(&self, _: &[Bytes]) {}
+
     fn deliver(&self, frames: &Frames) {
         black_box(self.outbox.send(&Stub, frames.plain(), OUTBOX_BYTES_MAX));
         self.heard.fetch_add(1, Ordering::AcqRel);

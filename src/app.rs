@@ -14,8 +14,8 @@ use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
 use crate::broker::{Broker, DELIVERIES_WAITING_MAX, Delivery};
 use crate::config::{BrokerChoice, BrokerUri, Config, MetricsListen};
-use crate::http::{self, BindError, Listener, Scrape, Serving, Site};
-use crate::hub::{Batching, Hub};
+use crate::http::{self, BindError, Listener, NoReplay, Scrape, Serving, Site};
+use crate::hub::{Batching, HistoryLimits, Hub};
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{Message, MessageIds};
 use crate::metrics::Metrics;
@@ -106,6 +106,7 @@ impl App {
             self.metrics.sessions.clone(),
         );
         log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);
+        let replay = replay(&self.config);
         let site = Arc::new(Site {
             incarnation: self.incarnation.clone(),
             sessions: sessions.clone(),
@@ -113,12 +114,14 @@ impl App {
             allowed_origins: self.config.allowed_origins.clone(),
             trusted_proxies: self.config.trusted_proxies.clone(),
             compression: self.config.compression,
+            replay,
             handshake_timeout: Duration::from_millis(self.config.handshake_timeout_ms),
         });
         let batching = Batching {
             own: self.incarnation.clone(),
             compression_bytes_min: self.config.compression_bytes_min,
             coalesce: Duration::from_millis(self.config.coalesce_ms),
+            history: replay.ok(),
         };
         let fan_out = tokio::spawn(hub.run(batching, delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
@@ -252,6 +255,20 @@ fn own_address() -> IpAddr {
         log::warn!("this host's address is not known ({error}): the instance is named after 127.0.0.1");
         IpAddr::V4(Ipv4Addr::LOCALHOST)
     })
+}
+
+/// How much of the past is kept for those who ask for it. Only where all instances have one past.
+fn replay(config: &Config) -> Result<HistoryLimits, NoReplay> {
+    let limits = HistoryLimits {
+        bytes_max: config.history_bytes_max,
+        messages_max: config.history_messages_max,
+        age_max: Duration::from_secs(config.history_age_s),
+    };
+    match &config.broker {
+        BrokerChoice::Amqp(_) if config.delivery == Delivery::Queue => Err(NoReplay::Queues),
+        _ if limits.keep_nothing() => Err(NoReplay::SwitchedOff),
+        BrokerChoice::Amqp(_) | BrokerChoice::Memory => Ok(limits),
+    }
 }
 
 fn limits(config: &Config) -> Limits {

@@ -77,6 +77,8 @@ struct Backlog {
     tail: BytesMut,
     /// Of chunks and tail together.
     bytes: usize,
+    /// How many of them do not count towards the limit: what is left of a replay, which stands in front.
+    exempt_bytes: usize,
     /// What stands in front is partly written: it must be finished or the frame boundary is lost.
     front_begun: bool,
 }
@@ -88,6 +90,21 @@ impl Default for Outbox {
 }
 
 impl Outbox {
+    /// Keeps frames of the past, whatever their size, for the session's task to write. They do not count towards the
+    /// limit: asking for a replay must not make a client too slow, and they cost little, since all share them.
+    pub fn replay(&self, past: &[Bytes]) {
+        let mut state = self.lock();
+        if state.phase != Phase::Open || past.is_empty() {
+            return;
+        }
+        let backlog = state.backlog.get_or_insert_default();
+        for frames in past {
+            backlog.push(frames.clone());
+            backlog.exempt_bytes += frames.len();
+        }
+        state.wake();
+    }
+
     /// Writes `frames`, or keeps them while no more than `bytes_max` wait. The first bytes that wait are kept whatever
     /// their size: a limit below one batch must not cut a session that reads.
     pub fn send(&self, socket: &impl Socket, frames: &Bytes, bytes_max: usize) -> Verdict {
@@ -96,7 +113,7 @@ impl Outbox {
             return Verdict::Closed;
         }
         if let Some(backlog) = &mut state.backlog {
-            if backlog.bytes + frames.len() > bytes_max {
+            if backlog.bytes - backlog.exempt_bytes + frames.len() > bytes_max {
                 return Verdict::Full;
             }
             backlog.push(frames.clone());
@@ -113,7 +130,7 @@ impl Outbox {
         };
         let rest = frames.slice(written..);
         let (bytes, chunks, front_begun) = (rest.len(), VecDeque::from([rest]), written > 0);
-        state.backlog = Some(Box::new(Backlog { chunks, tail: BytesMut::new(), bytes, front_begun }));
+        state.backlog = Some(Box::new(Backlog { chunks, bytes, front_begun, ..Backlog::default() }));
         state.wake();
         Verdict::Taken
     }
@@ -247,6 +264,7 @@ impl Backlog {
         }
         self.chunks.truncate(usize::from(self.front_begun));
         self.bytes = self.chunks.iter().map(Bytes::len).sum::<usize>() + self.tail.len();
+        self.exempt_bytes = self.exempt_bytes.min(self.bytes);
     }
 
     /// What goes into the next vectored write.
@@ -263,6 +281,7 @@ impl Backlog {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        self.exempt_bytes = self.exempt_bytes.saturating_sub(written);
         while let Some(front) = self.chunks.front_mut() {
             if written < front.len() {
                 self.front_begun |= written > 0;
@@ -467,5 +486,40 @@ mod tests {
         assert_eq!(flush(&outbox, &stub), Phase::Dead);
         assert_eq!(send(&outbox, &stub, "more"), Verdict::Closed);
         assert_eq!(outbox.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn a_replay_counts_towards_no_limit_and_leaves_before_the_rest() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+        outbox.replay(&[]);
+        assert_eq!(outbox.waiting_bytes(), 0);
+        outbox.replay(&[Bytes::from_static(b"past one, "), Bytes::from_static(b"past two, ")]);
+        for text in ["live", "more"] {
+            assert_eq!(send(&outbox, &stub, text), Verdict::Taken);
+        }
+        assert_eq!(send(&outbox, &stub, "!"), Verdict::Full);
+        stub.inner.lock().unwrap().room = 15;
+        flush(&outbox, &stub);
+        assert_eq!(send(&outbox, &stub, "!"), Verdict::Full, "what is left of the past counts as little");
+        stub.inner.lock().unwrap().room = 7;
+        flush(&outbox, &stub);
+        assert_eq!(send(&outbox, &stub, "ab"), Verdict::Taken);
+        assert_eq!(send(&outbox, &stub, "c"), Verdict::Full, "the limit holds again for all that waits");
+        stub.inner.lock().unwrap().room = 100;
+        flush(&outbox, &stub);
+        assert_eq!((stub.taken().as_str(), outbox.waiting_bytes()), ("past one, past two, livemoreab", 0));
+    }
+
+    #[test]
+    fn a_replay_is_cut_by_a_close_and_not_begun_after_one() {
+        let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+        outbox.replay(&[Bytes::from(vec![b'x'; 2000]), Bytes::from(vec![b'y'; 2000])]);
+        stub.inner.lock().unwrap().room = 1;
+        flush(&outbox, &stub);
+        outbox.close(&stub, Bytes::from_static(b"!"), false);
+        outbox.replay(&[Bytes::from_static(b"late")]);
+        stub.inner.lock().unwrap().room = 5000;
+        assert_eq!(flush(&outbox, &stub), Phase::Closed);
+        assert_eq!(stub.taken(), "x".repeat(2000) + "!");
     }
 }

@@ -222,6 +222,22 @@ options! {
             reason: "What is ready at the same time goes together anyway. Where many small messages come all the time, \
                      a few milliseconds of delay save most of the writes, and those are most of the work.",
         }
+        history_messages_max: usize = number("MESSAGES", 0..=1_000_000) => {
+            default: "1000",
+            help: "Messages of the past that are kept, and that a session may ask for with /message?replay=20; 0: none.",
+            reason: "More than anybody scrolls back, and what a busy channel says while a client reconnects.",
+        }
+        history_age_s: u64 = number("SECONDS", 0..=DAY_MS / 1000) => {
+            default: "3600",
+            help: "Age up to which messages are replayed, and that a session may ask for with /message?replay=30s; 0: \
+                   none.",
+            reason: "An hour, so that a quiet channel has a past, too; what is older is hardly news.",
+        }
+        history_bytes_max: usize = bytes(0..=GIB) => {
+            default: "8 MiB",
+            help: "Memory that the messages of the past may take, for all sessions together; 0: no replays.",
+            reason: "A thousand messages of 8 KiB; a replay of all of it takes a client less than a second at 100 Mbit/s.",
+        }
         answer_keep_alive: bool = switch() => {
             default: "false",
             help: "Answer the texts ping and keep-alive with the text pong. They are never broadcast either way.",

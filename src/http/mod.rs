@@ -5,6 +5,7 @@ mod listener;
 mod origin;
 mod page;
 mod peer;
+mod replay;
 mod routes;
 mod scrape;
 mod upgrade;
@@ -17,11 +18,13 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 pub use listener::{BindError, Listener, Serving};
+pub use replay::NoReplay;
 pub use routes::all as routes;
 pub use scrape::{Scrape, routes as scrape_routes};
 
 use crate::broker::Link;
 use crate::config::AllowedOrigins;
+use crate::hub::HistoryLimits;
 use crate::instance::Incarnation;
 use crate::session::Sessions;
 
@@ -36,6 +39,8 @@ pub struct Site {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether sessions may compress messages.
     pub compression: bool,
+    /// How much of the past a session may ask for, or why none.
+    pub replay: Result<HistoryLimits, NoReplay>,
     /// Time for a request's head, from the accept or the previous answer.
     pub handshake_timeout: Duration,
 }

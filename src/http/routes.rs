@@ -38,11 +38,12 @@ fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
         .and(warp::ext::get::<Peer>())
-        .map(move |method, headers: HeaderMap, on_upgrade: Option<OnUpgrade>, peer| {
+        .and(query())
+        .map(move |method, headers: HeaderMap, on_upgrade: Option<OnUpgrade>, peer, query: String| {
             // Only GET opens a session (RFC 6455 §4.1); HEAD learns what GET without an upgrade learns.
             let on_upgrade = on_upgrade.filter(|_| method == Method::GET);
             let client = client_address(peer, &headers, &site.trusted_proxies);
-            upgrade::answer(&site, &headers, on_upgrade, client)
+            upgrade::answer(&site, &headers, &query, on_upgrade, client)
         })
 }
 
@@ -66,6 +67,11 @@ fn health(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejecti
 
 fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {
     warp::get().or(warp::head()).unify()
+}
+
+/// What stands behind the question mark; empty without one.
+fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Copy {
+    warp::query::raw().or(warp::any().map(String::new)).unify()
 }
 
 fn with_no_store(reply: impl Reply) -> impl Reply {

@@ -18,6 +18,7 @@ use warp::http::{HeaderMap, HeaderName, Response as HttpResponse, StatusCode};
 use warp::reply::Response;
 use warp::{Reply, http};
 
+use super::replay::{self, NotReplayed};
 use super::{Site, origin};
 use crate::protocol::extensions::{Malformed, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
@@ -34,6 +35,7 @@ enum Refusal {
     BadKey,
     BadExtensions,
     ForeignOrigin,
+    NotReplayed(NotReplayed),
     /// It has never heard the broker so far, so that a session would be deaf.
     NotAttached,
     Full,
@@ -49,6 +51,7 @@ impl Refusal {
             Refusal::BadKey => "bad_key",
             Refusal::BadExtensions => "bad_extensions",
             Refusal::ForeignOrigin => "foreign_origin",
+            Refusal::NotReplayed(_) => "not_replayed",
             Refusal::NotAttached => "not_attached",
             Refusal::Full => "full",
             Refusal::Stopping => "stopping",
@@ -57,22 +60,29 @@ impl Refusal {
 }
 
 /// Answers a GET on `/message`, and lets the session begin once the answer is written.
-pub fn answer(site: &Arc<Site>, headers: &HeaderMap, on_upgrade: Option<OnUpgrade>, client: IpAddr) -> Response {
+pub fn answer(
+    site: &Arc<Site>,
+    headers: &HeaderMap,
+    query: &str,
+    on_upgrade: Option<OnUpgrade>,
+    client: IpAddr,
+) -> Response {
     let accepted = check(headers).and_then(|key| {
         let on_upgrade = on_upgrade.ok_or(Refusal::NotAnUpgrade)?;
         if !origin::may_connect(&site.allowed_origins, headers) {
             return Err(Refusal::ForeignOrigin);
         }
         let extension = if site.compression { extension(headers)? } else { None };
+        let replay = replay::asked(query, site.replay).map_err(Refusal::NotReplayed)?;
         if site.link.borrow().attachments == 0 {
             return Err(Refusal::NotAttached);
         }
         let permit = site.sessions.admit().ok_or_else(|| no_permit(site))?;
-        Ok((key, extension, on_upgrade, permit))
+        Ok((key, on_upgrade, extension, site.sessions.open(permit, extension.is_some(), replay)))
     });
     match accepted {
-        Ok((key, extension, on_upgrade, permit)) => {
-            tokio::spawn(take_over(site.sessions.open(permit, extension.is_some()), on_upgrade, client));
+        Ok((key, on_upgrade, extension, opening)) => {
+            tokio::spawn(take_over(opening, on_upgrade, client));
             let mut response = HttpResponse::builder()
                 .status(StatusCode::SWITCHING_PROTOCOLS)
                 .header(UPGRADE, "websocket")
@@ -129,8 +139,8 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
 
 impl Reply for Refusal {
     fn into_response(self) -> Response {
-        let refuse = |status, text: &'static str| http::Response::builder().status(status).body(text);
-        let mut response = match self {
+        let refuse = |status, text: &str| http::Response::builder().status(status).body(text.to_owned());
+        let mut response = match &self {
             Refusal::NotAnUpgrade => refuse(
                 StatusCode::UPGRADE_REQUIRED,
                 "This address speaks WebSocket (RFC 6455): connect with a WebSocket client, or open / in a browser.\n",
@@ -147,6 +157,7 @@ impl Reply for Refusal {
             Refusal::ForeignOrigin => {
                 refuse(StatusCode::FORBIDDEN, "Pages of this origin may not connect (--allowed-origins).\n")
             }
+            Refusal::NotReplayed(reason) => refuse(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
             Refusal::NotAttached => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance has not reached its broker yet.\n")
             }
@@ -167,7 +178,7 @@ impl Reply for Refusal {
             Refusal::Full | Refusal::Stopping | Refusal::NotAttached => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
-            Refusal::BadKey | Refusal::BadExtensions | Refusal::ForeignOrigin => {}
+            Refusal::BadKey | Refusal::BadExtensions | Refusal::ForeignOrigin | Refusal::NotReplayed(_) => {}
         }
         response
     }
@@ -225,8 +236,10 @@ mod tests {
         use Refusal::{
             BadExtensions, BadKey, ForeignOrigin, Full, NotAnUpgrade, NotAttached, Stopping, UnknownVersion,
         };
-        let all = [NotAnUpgrade, UnknownVersion, BadKey, BadExtensions, ForeignOrigin, NotAttached, Full, Stopping];
-        assert_eq!(all.map(|refusal| refusal.name()), crate::metrics::REFUSALS);
+        let not_replayed = Refusal::NotReplayed(NotReplayed::Malformed);
+        let first = [NotAnUpgrade, UnknownVersion, BadKey, BadExtensions, ForeignOrigin];
+        let all: Vec<Refusal> = first.into_iter().chain([not_replayed, NotAttached, Full, Stopping]).collect();
+        assert!(all.iter().map(Refusal::name).eq(crate::metrics::REFUSALS));
     }
 
     #[test]

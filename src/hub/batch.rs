@@ -31,17 +31,19 @@ impl Batch {
         Batch { own, compression_bytes_min, deflater, plain, deflated: None, about }
     }
 
-    /// Adds a message if it is meant for the plain sessions of this instance; compressed, too, if `deflates`.
-    pub fn add(&mut self, message: &Message, deflates: bool) {
+    /// Adds a message if it is meant for the plain sessions of this instance; compressed, too, if `deflates`. The answer
+    /// is its plain frame.
+    pub fn add(&mut self, message: &Message, deflates: bool) -> Option<&[u8]> {
         let for_plain_sessions = match &message.target {
             Target::Broadcast => true,
             Target::Instance(name) => name == self.own.name(),
             Target::Topic(_) => false,
         };
-        if for_plain_sessions {
-            self.note(message);
-            self.encode(message, deflates && message.payload.len() >= self.compression_bytes_min);
+        if !for_plain_sessions {
+            return None;
         }
+        self.note(message);
+        Some(self.encode(message, deflates && message.payload.len() >= self.compression_bytes_min))
     }
 
     fn note(&mut self, message: &Message) {
@@ -57,7 +59,7 @@ impl Batch {
         }
     }
 
-    fn encode(&mut self, message: &Message, deflates: bool) {
+    fn encode(&mut self, message: &Message, deflates: bool) -> &[u8] {
         let before = self.plain.len();
         frame::encode(message.kind.into(), &message.payload, &mut self.plain);
         let deflated = if deflates { self.deflater.deflate(&message.payload) } else { None };
@@ -69,6 +71,7 @@ impl Batch {
             (None, Some(frames)) => frames.extend_from_slice(&self.plain[before..]),
             (None, None) => {}
         }
+        &self.plain[before..]
     }
 
     pub fn is_full(&self) -> bool {

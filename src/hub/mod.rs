@@ -5,21 +5,24 @@
 //! thread; a worker alone owns its list, so nothing is locked while it works.
 
 mod batch;
+mod feed;
 mod frames;
+mod history;
 mod worker;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::instance::Incarnation;
 use crate::message::Message;
 use crate::metrics::HubMetrics;
-use batch::Batch;
+use feed::{Feed, Latecomer};
 pub use frames::{About, Frames};
+pub use history::{HistoryLimits, Replay};
 use worker::{Change, Worker, WorkerHandle};
 
 /// Batches that wait for one worker. Past it the hub waits for the worker and, through it, the broker for the hub.
@@ -30,6 +33,9 @@ pub trait Listener: Send + Sync + 'static {
     /// Takes encoded frames, at once and without waiting: they are written, kept, or the listener gives up.
     fn deliver(&self, frames: &Frames);
 
+    /// Takes frames of the past, before any other: plain ones, which are right for whoever inflates, too.
+    fn replay(&self, past: &[Bytes]);
+
     /// Whether it wants [`Frames::deflated`]; never changes.
     fn inflates(&self) -> bool {
         false
@@ -39,7 +45,7 @@ pub trait Listener: Send + Sync + 'static {
     fn seat(&self) -> &Seat;
 }
 
-/// A listener's place in its worker's list. Only that worker reads or writes it.
+/// A listener's place in its worker's list. Only that worker reads or writes it. A listener joins once.
 #[derive(Debug, Default)]
 pub struct Seat(AtomicU32);
 
@@ -51,6 +57,8 @@ pub struct Batching {
     pub compression_bytes_min: usize,
     /// How long the first message of a batch waits for more; zero: not at all.
     pub coalesce: Duration,
+    /// What is kept for those who join with a replay.
+    pub history: Option<HistoryLimits>,
 }
 
 /// Who listens here. A cheap handle.
@@ -65,62 +73,61 @@ struct Shared {
     /// Listeners now that inflate.
     inflating: AtomicUsize,
     metrics: HubMetrics,
+    /// To [`Hub::run`]; bounded by the number of sessions.
+    latecomers: mpsc::UnboundedSender<Latecomer>,
+    latecomers_out: Mutex<Option<mpsc::UnboundedReceiver<Latecomer>>>,
 }
 
 impl Hub {
     /// Starts `workers` tasks on the current runtime; they end with the last handle.
     pub fn start(workers: usize, metrics: HubMetrics) -> Hub {
         let workers = (0..workers.max(1)).map(|_| Worker::start(metrics.clone())).collect();
-        let (joined, inflating) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Hub { shared: Arc::new(Shared { workers, joined, inflating, metrics }) }
+        let (latecomers, latecomers_out) = mpsc::unbounded_channel();
+        let shared = Shared {
+            workers,
+            joined: AtomicUsize::new(0),
+            inflating: AtomicUsize::new(0),
+            metrics,
+            latecomers,
+            latecomers_out: Mutex::new(Some(latecomers_out)),
+        };
+        Hub { shared: Arc::new(shared) }
     }
 
     /// From now on `listener` hears every message that [`Hub::run`] takes, until the membership is dropped.
     pub fn join(&self, listener: Arc<dyn Listener>) -> Membership {
+        let membership = self.membership(listener.clone());
+        self.worker_of(&membership).change(Change::Join(listener));
+        membership
+    }
+
+    /// The same, and before that `listener` is given the past that it asks for, as much as is there: the past ends where
+    /// the rest begins, with neither a hole nor a double between them.
+    pub fn join_with_replay(&self, listener: Arc<dyn Listener>, asked: Replay) -> Membership {
+        let membership = self.membership(listener.clone());
+        self.worker_of(&membership).expect_one();
+        // The receiver is gone only when nothing is handed out any more.
+        let _ = self.shared.latecomers.send(Latecomer { listener, worker: membership.worker, asked });
+        membership
+    }
+
+    /// Hands what the broker delivers to the listeners, until the broker's end is dropped. For one caller.
+    pub async fn run(self, batching: Batching, deliveries: mpsc::Receiver<Vec<Message>>) {
+        let latecomers = self.shared.latecomers_out.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let latecomers = latecomers.expect("a hub is run once");
+        Feed::new(self, latecomers, batching).run(deliveries).await;
+    }
+
+    fn membership(&self, listener: Arc<dyn Listener>) -> Membership {
         if listener.inflates() {
             self.shared.inflating.fetch_add(1, Ordering::Relaxed);
         }
-        let workers = &self.shared.workers;
-        let worker = self.shared.joined.fetch_add(1, Ordering::Relaxed) % workers.len();
-        workers[worker].change(Change::Join(listener.clone()));
+        let worker = self.shared.joined.fetch_add(1, Ordering::Relaxed) % self.shared.workers.len();
         Membership { hub: self.clone(), worker, listener }
     }
 
-    /// Hands what the broker delivers to the listeners, until the broker's end is dropped.
-    ///
-    /// Whatever is ready becomes one batch, and whatever comes while its first message may wait.
-    pub async fn run(self, batching: Batching, mut deliveries: mpsc::Receiver<Vec<Message>>) {
-        let mut batch = Batch::new(batching.own, batching.compression_bytes_min);
-        while let Some(first) = deliveries.recv().await {
-            let deadline = (!batching.coalesce.is_zero()).then(|| Instant::now() + batching.coalesce);
-            let mut next = Some(first);
-            while let Some(messages) = next {
-                for message in &messages {
-                    if batch.is_full() {
-                        self.hand_out(&mut batch).await;
-                    }
-                    // A listener that joins meanwhile can read plain frames as well.
-                    batch.add(message, self.shared.inflating.load(Ordering::Relaxed) > 0);
-                }
-                next = match deadline {
-                    None => deliveries.try_recv().ok(),
-                    Some(_) if batch.is_full() => None,
-                    Some(deadline) => tokio::time::timeout_at(deadline, deliveries.recv()).await.ok().flatten(),
-                };
-            }
-            self.hand_out(&mut batch).await;
-        }
-    }
-
-    async fn hand_out(&self, batch: &mut Batch) {
-        if batch.is_empty() {
-            return;
-        }
-        let frames = batch.take();
-        self.shared.metrics.broadcast(frames.about().messages, frames.about().payload_bytes);
-        for worker in self.shared.workers.iter().filter(|worker| worker.has_listeners()) {
-            worker.hand_out(frames.clone()).await;
-        }
+    fn worker_of(&self, membership: &Membership) -> &WorkerHandle {
+        &self.shared.workers[membership.worker]
     }
 }
 

@@ -2,11 +2,15 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use super::batch::Batch;
 use super::*;
 use crate::instance::InstanceName;
 use crate::message::{PayloadKind, Target};
 use crate::topic::Topic;
+
+mod replay;
 
 #[derive(Default)]
 struct Ear {
@@ -22,6 +26,10 @@ impl Listener for Ear {
         let frames = if self.inflates { frames.deflated() } else { frames.plain() };
         self.heard.lock().unwrap().extend_from_slice(frames);
         self.times.lock().unwrap().push(Instant::now());
+    }
+
+    fn replay(&self, past: &[Bytes]) {
+        self.heard.lock().unwrap().extend(past.concat());
     }
 
     fn inflates(&self) -> bool {
@@ -78,7 +86,7 @@ fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {
 fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Vec<Message>>) {
     let hub = Hub::start(2, HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
-    let batching = Batching { own: own(), compression_bytes_min: 100, coalesce };
+    let batching = Batching { own: own(), compression_bytes_min: 100, coalesce, history: None };
     tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }

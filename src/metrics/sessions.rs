@@ -13,12 +13,13 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 8] = [
+pub const REFUSALS: [&str; 9] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_key",
     "bad_extensions",
     "foreign_origin",
+    "not_replayed",
     "not_attached",
     "full",
     "stopping",

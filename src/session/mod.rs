@@ -152,6 +152,10 @@ impl Listener for Session {
         self.send(if self.inflates { frames.deflated() } else { frames.plain() });
     }
 
+    fn replay(&self, past: &[Bytes]) {
+        self.outbox.replay(past);
+    }
+
     fn inflates(&self) -> bool {
         self.inflates
     }

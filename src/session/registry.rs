@@ -14,7 +14,7 @@ use super::task::SessionTask;
 use super::{Session, SessionId, Stream};
 use crate::broker::Broker;
 use crate::close::CloseReason;
-use crate::hub::{Hub, Membership, Seat};
+use crate::hub::{Hub, Membership, Replay, Seat};
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
@@ -99,8 +99,8 @@ impl Sessions {
 
     /// Opens a session that hears what the broker delivers from here on, though its stream is yet to come: a client
     /// that has the answer to its handshake misses nothing that is said after it. `inflates`: that answer says that
-    /// messages may come compressed, both ways.
-    pub fn open(self: &Arc<Self>, permit: Permit, inflates: bool) -> Opening {
+    /// messages may come compressed, both ways. Before all that, it hears the past that it asks for.
+    pub fn open(self: &Arc<Self>, permit: Permit, inflates: bool, replay: Option<Replay>) -> Opening {
         let id = SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let session = Arc::new(Session {
             id,
@@ -116,7 +116,11 @@ impl Sessions {
         });
         self.open.insert(id, session.clone());
         self.metrics.opened();
-        let registration = Registration { id, _membership: self.hub.join(session.clone()), permit };
+        let membership = match replay {
+            Some(asked) => self.hub.join_with_replay(session.clone(), asked),
+            None => self.hub.join(session.clone()),
+        };
+        let registration = Registration { id, _membership: membership, permit };
         if self.draining.load(Ordering::Acquire) {
             session.close(CloseReason::GoingAway);
         }

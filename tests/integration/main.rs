@@ -12,6 +12,7 @@ mod compression;
 mod hostile;
 mod http;
 mod metrics;
+mod replay;
 mod session;
 
 mod browser;

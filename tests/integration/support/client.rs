@@ -19,7 +19,16 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Client {
-        let connecting = connect_async(format!("ws://{address}/message"));
+        Self::connect_at(address, "/message").await
+    }
+
+    /// One that asks for some of the past, such as `20` or `30s`.
+    pub async fn connect_with_replay(address: SocketAddr, replay: &str) -> Client {
+        Self::connect_at(address, &format!("/message?replay={replay}")).await
+    }
+
+    async fn connect_at(address: SocketAddr, path: &str) -> Client {
+        let connecting = connect_async(format!("ws://{address}{path}"));
         let (socket, _) = within_deadline("the handshake", connecting).await.expect("an upgrade");
         Client { socket }
     }

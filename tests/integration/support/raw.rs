@@ -51,13 +51,18 @@ pub fn handshake(address: SocketAddr) -> Vec<u8> {
 
 /// The same with headers behind those that it needs.
 pub fn handshake_with(address: SocketAddr, headers: &[(&str, &str)]) -> Vec<u8> {
+    handshake_at(address, "/message", headers)
+}
+
+/// The same on any path.
+pub fn handshake_at(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     let needed = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Version", "13"),
         ("Sec-WebSocket-Key", KEY),
     ];
-    head(address, "GET /message", &[&needed, headers].concat()).into_bytes()
+    head(address, &format!("GET {path}"), &[&needed, headers].concat()).into_bytes()
 }
 
 impl Raw {
@@ -95,9 +100,21 @@ impl Raw {
 
     /// A session whose client has hardly any room for what it does not read.
     pub async fn connect_narrow(address: SocketAddr) -> Raw {
+        Self::narrow(address).await.upgraded(address).await
+    }
+
+    /// The same with some of the past, of which nothing was read yet.
+    pub async fn connect_narrow_with_replay(address: SocketAddr, replay: &str) -> Raw {
+        let mut client = Self::narrow(address).await;
+        client.send(handshake_at(address, &format!("/message?replay={replay}"), &[])).await;
+        assert_eq!(client.answer().await.status, 101);
+        client
+    }
+
+    async fn narrow(address: SocketAddr) -> Raw {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(NARROW_BYTES).expect("a small buffer");
-        Self::over(socket, address).await.expect("a connection").upgraded(address).await
+        Self::over(socket, address).await.expect("a connection")
     }
 
     async fn over(socket: TcpSocket, address: SocketAddr) -> io::Result<Raw> {
