@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run cluster stop test bench check clean
+.PHONY: help run cluster stop test fuzz bench check clean
 
 # Every script of the repository starts with this line.
 SCRIPTS := $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts .ci)
@@ -21,6 +21,9 @@ stop: ## stop the cluster of this checkout, from any terminal
 
 test: ## all tests, with a real RabbitMQ and a real browser (ARGS=outage: those with "outage" in their name)
 	@scripts/test $(ARGS)
+
+fuzz: ## random input for every parser, 60 s each (ARGS=600 for other seconds; FUZZ_SEED=… repeats a run)
+	FUZZ_SECONDS=$(or $(ARGS),60) cargo test --profile fuzz --locked --lib fuzz_ -- --nocapture --test-threads 1
 
 bench: ## the table of docs/benchmarks.md, measured here: Warren beside this machine's floor (about 15 minutes)
 	cargo build --release --locked

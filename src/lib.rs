@@ -24,3 +24,6 @@ pub mod message;
 pub mod metrics;
 pub mod open_files;
 pub mod topic;
+
+#[cfg(test)]
+mod fuzzing;

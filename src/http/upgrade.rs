@@ -11,8 +11,8 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use warp::http::header::{
-    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
+    CONNECTION, HOST, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use warp::http::{HeaderMap, HeaderName, Response as HttpResponse, StatusCode};
 use warp::reply::Response;
@@ -31,6 +31,7 @@ const VERSION: &str = "13";
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
     NotAnUpgrade,
+    BadHost,
     UnknownVersion,
     BadKey,
     BadExtensions,
@@ -48,6 +49,7 @@ impl Refusal {
         match self {
             Refusal::NotAnUpgrade => "not_an_upgrade",
             Refusal::UnknownVersion => "unknown_version",
+            Refusal::BadHost => "bad_host",
             Refusal::BadKey => "bad_key",
             Refusal::BadExtensions => "bad_extensions",
             Refusal::ForeignOrigin => "foreign_origin",
@@ -110,14 +112,20 @@ fn check(headers: &HeaderMap) -> Result<&str, Refusal> {
     if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
         return Err(Refusal::NotAnUpgrade);
     }
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+    if single(headers, HOST).is_none() {
+        return Err(Refusal::BadHost);
+    }
+    if single(headers, SEC_WEBSOCKET_VERSION) != Some(VERSION) {
         return Err(Refusal::UnknownVersion);
     }
-    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
-    match (keys.next().and_then(|key| key.to_str().ok()), keys.next()) {
-        (Some(key), None) if is_valid_key(key) => Ok(key),
-        _ => Err(Refusal::BadKey),
-    }
+    single(headers, SEC_WEBSOCKET_KEY).filter(|key| is_valid_key(key)).ok_or(Refusal::BadKey)
+}
+
+/// The value of a header that must occur once and does (RFC 6455 §11.3.1 and §11.3.5, RFC 9112 §3.2).
+fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
 }
 
 /// What the client's offers of extensions are answered.
@@ -148,6 +156,7 @@ impl Reply for Refusal {
             Refusal::UnknownVersion => {
                 refuse(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13 (RFC 6455).\n")
             }
+            Refusal::BadHost => refuse(StatusCode::BAD_REQUEST, "Host must be given, once (RFC 9112).\n"),
             Refusal::BadKey => {
                 refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be one base64 value of 16 bytes.\n")
             }
@@ -178,7 +187,11 @@ impl Reply for Refusal {
             Refusal::Full | Refusal::Stopping | Refusal::NotAttached => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
-            Refusal::BadKey | Refusal::BadExtensions | Refusal::ForeignOrigin | Refusal::NotReplayed(_) => {}
+            Refusal::BadHost
+            | Refusal::BadKey
+            | Refusal::BadExtensions
+            | Refusal::ForeignOrigin
+            | Refusal::NotReplayed(_) => {}
         }
         response
     }
@@ -211,6 +224,9 @@ fn bare_stream(upgraded: Upgraded) -> std::io::Result<(std::net::TcpStream, Byte
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -223,6 +239,7 @@ mod tests {
     #[test]
     fn a_handshake_is_recognised_in_any_case_and_among_other_tokens() {
         let headers = request(&[
+            ("host", "warren.example"),
             ("upgrade", "WebSocket"),
             ("connection", "keep-alive, Upgrade"),
             ("sec-websocket-version", "13"),
@@ -234,10 +251,10 @@ mod tests {
     #[test]
     fn every_refusal_has_a_series_of_its_own() {
         use Refusal::{
-            BadExtensions, BadKey, ForeignOrigin, Full, NotAnUpgrade, NotAttached, Stopping, UnknownVersion,
+            BadExtensions, BadHost, BadKey, ForeignOrigin, Full, NotAnUpgrade, NotAttached, Stopping, UnknownVersion,
         };
         let not_replayed = Refusal::NotReplayed(NotReplayed::Malformed);
-        let first = [NotAnUpgrade, UnknownVersion, BadKey, BadExtensions, ForeignOrigin];
+        let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, ForeignOrigin];
         let all: Vec<Refusal> = first.into_iter().chain([not_replayed, NotAttached, Full, Stopping]).collect();
         assert!(all.iter().map(Refusal::name).eq(crate::metrics::REFUSALS));
     }
@@ -246,6 +263,8 @@ mod tests {
     fn what_is_missing_is_told_apart() {
         assert_eq!(check(&request(&[])), Err(Refusal::NotAnUpgrade));
         let mut headers = request(&[("upgrade", "websocket"), ("connection", "upgrade")]);
+        assert_eq!(check(&headers), Err(Refusal::BadHost));
+        headers.insert(HOST, "warren.example".parse().unwrap());
         assert_eq!(check(&headers), Err(Refusal::UnknownVersion));
         headers.insert(SEC_WEBSOCKET_VERSION, "8".parse().unwrap());
         assert_eq!(check(&headers), Err(Refusal::UnknownVersion));

@@ -13,9 +13,10 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 9] = [
+pub const REFUSALS: [&str; 10] = [
     "not_an_upgrade",
     "unknown_version",
+    "bad_host",
     "bad_key",
     "bad_extensions",
     "foreign_origin",

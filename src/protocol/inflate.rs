@@ -16,7 +16,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 
 /// What a sender leaves away, and after it an empty final block: a message that ends where a block ends makes the
 /// stream end exactly here, and one that was cut short does not.
-const ENDING: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
+pub(super) const ENDING: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
 
 thread_local! {
     static INFLATER: RefCell<Inflater> = RefCell::new(Inflater {

@@ -1,4 +1,5 @@
-//! Clients that break the rules, on purpose or not: each hears why, and costs the others nothing.
+//! Clients that wear a server out, on purpose or not: each is stopped in time, and costs the others nothing. Those that
+//! merely break the protocol are in [`conformance`](crate::conformance).
 
 use std::time::{Duration, Instant};
 
@@ -16,108 +17,8 @@ use crate::support::{DEADLINE, eventually, sessions_become, within_deadline};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Sends each of the inputs in a session of its own, whose client must receive the code.
-async fn each_is_closed_with(code: u16, inputs: impl IntoIterator<Item = (&str, Vec<u8>)>) {
-    let instance = Instance::start(config()).await;
-    let mut bystanders = Bystanders::meet(instance.address).await;
-    for (what, input) in inputs {
-        let offending = async {
-            let mut client = Raw::connect(instance.address).await;
-            client.send(&input).await;
-            client.send(wire::text("too late")).await;
-            let closing = client.closed().await;
-            assert_eq!(closing.code, Some(code), "{what}: {}", closing.reason);
-            assert!(!closing.reason.is_empty(), "{what}: no reason");
-        };
-        bystanders.talk_while(offending).await;
-    }
-    bystanders.hear_nobody_else().await;
-    sessions_become(instance.address, 2).await;
-}
-
 fn frame(opcode: u8, payload: &[u8]) -> ClientFrame {
     ClientFrame::new(opcode, payload)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broken_frames_are_closed_with_1002() {
-    use wire::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
-    let mut inputs = vec![
-        ("not masked", frame(TEXT, b"x").mask(None).bytes()),
-        ("ping not masked", frame(PING, b"x").mask(None).bytes()),
-        ("ping in fragments", frame(PING, b"x").not_final().bytes()),
-        ("pong in fragments", frame(PONG, b"x").not_final().bytes()),
-        ("close in fragments", frame(CLOSE, b"").not_final().bytes()),
-        ("ping of 126 bytes", frame(PING, &[0; 126]).bytes()),
-        ("pong of 64 KiB", frame(PONG, &[0; 65_536]).bytes()),
-        ("close of 126 bytes", wire::close(1000, &[b'x'; 124])),
-        ("continuation of nothing", frame(CONTINUATION, b"x").bytes()),
-        ("first part of nothing", frame(CONTINUATION, b"x").not_final().bytes()),
-        ("text within a text", wire::stream(&[frame(TEXT, b"a").not_final(), frame(TEXT, b"b")])),
-        ("binary within a text", wire::stream(&[frame(TEXT, b"a").not_final(), frame(BINARY, b"b").not_final()])),
-        ("5 in 16 bits", frame(TEXT, b"hello").length(Length::Bits16(5)).bytes()),
-        ("125 in 16 bits", frame(TEXT, &[b'x'; 125]).length(Length::Bits16(125)).bytes()),
-        ("5 in 64 bits", frame(TEXT, b"hello").length(Length::Bits64(5)).bytes()),
-        ("65,535 in 64 bits", frame(BINARY, &[0; 65_535]).length(Length::Bits64(65_535)).bytes()),
-        ("length with its highest bit", frame(BINARY, b"").length(Length::Bits64(1 << 63)).bytes()),
-        ("length of ones only", frame(BINARY, b"").length(Length::Bits64(u64::MAX)).bytes()),
-    ];
-    inputs.extend([1, 2, 4, 7].map(|rsv| ("reserved bits", frame(TEXT, b"x").rsv(rsv).bytes())));
-    inputs.extend([1, 2, 4].map(|rsv| ("reserved bits of a ping", frame(PING, b"x").rsv(rsv).bytes())));
-    inputs.extend((0x3..=0x7).chain(0xB..=0xF).map(|opcode| ("reserved opcode", frame(opcode, b"x").bytes())));
-    each_is_closed_with(1002, inputs).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broken_close_frames_are_closed_with_1002() {
-    let mut inputs = vec![("half a code", frame(wire::CLOSE, &[3]).bytes())];
-    let codes = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1999, 2000, 2999, 5000, u16::MAX];
-    inputs.extend(codes.map(|code| ("forbidden code", wire::close(code, b"reason"))));
-    each_is_closed_with(1002, inputs).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_utf_8_is_closed_with_1007() {
-    let text = |parts: &[&[u8]]| wire::stream(&wire::fragments(wire::TEXT, parts));
-    each_is_closed_with(
-        1007,
-        [
-            ("a byte that never occurs", text(&[b"a\xFF"])),
-            ("an overlong slash", text(&[b"\xC0\xAF"])),
-            ("half a surrogate pair", text(&[b"\xED\xA0\x80"])),
-            ("past the last character", text(&[b"\xF4\x90\x80\x80"])),
-            ("a character without its end", text(&[b"caf\xC3"])),
-            ("in the second part", text(&[b"a", b"\xFF", b"b"])),
-            ("in a first part that has no end", frame(wire::TEXT, b"\xFF").not_final().bytes()),
-            ("a character broken by a part", text(&[b"\xE2\x82", b"x"])),
-            ("a character that the last part ends in", text(&[b"a", b"\xE2\x82"])),
-            ("in a close reason", wire::close(1000, b"\xFF")),
-            ("a close reason cut within a character", wire::close(1000, b"caf\xC3")),
-        ],
-    )
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_text_in_many_packets_is_judged_as_one() {
-    let instance = Instance::start(config()).await;
-    let mut bystanders = Bystanders::meet(instance.address).await;
-    let euro = wire::text("10 €");
-    let cut = euro.len() - 1;
-    let mut client = Raw::connect(instance.address).await;
-    client.send(&euro[..cut]).await;
-    bystanders.talk().await;
-    client.send(&euro[cut..]).await;
-    bystanders.hear("10 €").await;
-
-    let mut offender = Raw::connect(instance.address).await;
-    let broken = frame(wire::TEXT, b"10 \xE2\x82x").bytes();
-    let cut = broken.len() - 1;
-    offender.send(&broken[..cut]).await;
-    bystanders.talk().await;
-    offender.send(&broken[cut..]).await;
-    assert_eq!(offender.closed().await.code, Some(1007));
-    bystanders.talk().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,11 +4,13 @@ mod support;
 
 mod bench;
 mod contract;
+mod nodes;
 mod outage;
 mod rabbitmq;
 mod stream;
 
 mod compression;
+mod conformance;
 mod hostile;
 mod http;
 mod metrics;

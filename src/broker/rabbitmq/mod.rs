@@ -22,6 +22,9 @@ mod stream;
 mod topology;
 mod transport;
 
+#[cfg(test)]
+mod fuzz;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ fn deflated(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn flushed(payload: &[u8], flush: MZFlush) -> Vec<u8> {
+pub(super) fn flushed(payload: &[u8], flush: MZFlush) -> Vec<u8> {
     let mut compressor = CompressorOxide::default();
     compressor.set_format_and_level(DataFormat::Raw, 6);
     let mut out = vec![0; payload.len() * 2 + 100];
@@ -37,12 +37,12 @@ fn flushed(payload: &[u8], flush: MZFlush) -> Vec<u8> {
     out
 }
 
-fn frame(opcode: u8, deflated: &[u8]) -> Vec<u8> {
+pub(super) fn frame(opcode: u8, deflated: &[u8]) -> Vec<u8> {
     ClientFrame::new(opcode, deflated).rsv(RSV1).bytes()
 }
 
 /// What a parser says on a connection with compression.
-fn parse_chunks<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, message_bytes_max: usize) -> Outcome {
+pub(super) fn parse_chunks<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, message_bytes_max: usize) -> Outcome {
     super::parse_all(Parser::new(message_bytes_max).inflating(true), chunks)
 }
 
@@ -256,7 +256,7 @@ fn a_compressed_frame_has_the_bit_and_is_the_same_each_time() {
 }
 
 /// Bytes that compress: a few words over and over, with noise in between.
-fn compressible() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn compressible() -> impl Strategy<Value = Vec<u8>> {
     vec(prop_oneof![Just(b"warren".to_vec()), Just(b"\"id\":".to_vec()), vec(any::<u8>(), 0..20)], 0..200)
         .prop_map(|parts| parts.concat())
 }

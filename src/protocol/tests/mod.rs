@@ -3,6 +3,7 @@
 mod client;
 mod deflate;
 mod encoding;
+mod fuzz;
 mod memory;
 mod properties;
 mod reference;

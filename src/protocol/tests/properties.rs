@@ -141,7 +141,7 @@ pub(super) fn mutation() -> impl Strategy<Value = Mutation> {
 }
 
 /// Parses in pieces and asserts after each that the memory owned is within the bounds.
-fn parse_watching_memory(chunks: &[&[u8]], message_bytes_max: usize) -> Outcome {
+pub(super) fn parse_watching_memory(chunks: &[&[u8]], message_bytes_max: usize) -> Outcome {
     let mut parser = Parser::new(message_bytes_max);
     let mut outcome = Outcome { events: Vec::new(), violation: None };
     let mut received = 0;

@@ -93,7 +93,7 @@ fn event(message: Message) -> Event {
 
 /// Asserts that both say the same, but for the differences that this module lists.
 #[track_caller]
-fn assert_agreement(bytes: &[u8], message_bytes_max: usize) {
+pub(super) fn assert_agreement(bytes: &[u8], message_bytes_max: usize) {
     let ours = parse(bytes, message_bytes_max);
     let theirs = reference(bytes, message_bytes_max);
     if is_length_in_long_form(&ours) {

@@ -11,6 +11,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::Value;
 use warren::config::{BrokerChoice, Config};
 
 /// The exchanges of one test, under a prefix of its own so that all tests run side by side. Its drop removes them.
@@ -146,6 +147,11 @@ impl PrivateNode {
         node
     }
 
+    /// A node that runs already, with everything of it in `directory`.
+    pub(super) fn running(directory: PathBuf, url: &str) -> PrivateNode {
+        PrivateNode { directory, extra_conf: None, url: url.to_owned() }
+    }
+
     /// Starts it again after [`PrivateNode::stop`] or [`PrivateNode::kill`]: same port, same data.
     pub async fn restart(&self) {
         assert_eq!(self.command(&["start"]).await, self.url);
@@ -174,32 +180,74 @@ impl PrivateNode {
         rows
     }
 
-    /// `rabbitmq/node VERB DIRECTORY ARGUMENTS…`
     async fn command(&self, arguments: &[&str]) -> String {
-        let (verb, rest) = arguments.split_first().expect("a verb");
         let extra_conf = self.extra_conf.as_ref().map(|file| ("WARREN_RABBITMQ_EXTRA_CONF", file));
-        let output = tokio::process::Command::new(script())
-            .envs(extra_conf)
-            .arg(verb)
-            .arg(&self.directory)
-            .args(rest)
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .expect("rabbitmq/node runs");
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "rabbitmq/node {arguments:?}: {stderr}");
-        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+        run("rabbitmq/node", &self.directory, arguments, extra_conf).await
     }
 }
 
 impl Drop for PrivateNode {
     fn drop(&mut self) {
-        let _ = std::process::Command::new(script()).arg("kill").arg(&self.directory).stderr(Stdio::null()).status();
+        kill("rabbitmq/node", &self.directory);
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("rabbitmq/node")
+/// A RabbitMQ cluster of the test's own: three nodes that are joined, each of which it may stop, kill and start again.
+/// Its drop ends them and removes their data.
+pub struct ThreeNodes {
+    pub nodes: [PrivateNode; 3],
+    directory: PathBuf,
+}
+
+impl ThreeNodes {
+    /// Starts them side by side and joins them; `name` is the test's.
+    pub async fn start(name: &str) -> ThreeNodes {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let urls = run("rabbitmq/cluster", &directory, &["start", "3"], None).await;
+        let urls: Vec<&str> = urls.lines().collect();
+        assert_eq!(urls.len(), 3, "{urls:?}");
+        let node = |index: usize| PrivateNode::running(directory.join((index + 1).to_string()), urls[index]);
+        ThreeNodes { nodes: [0, 1, 2].map(node), directory }
+    }
+
+    /// The URLs of all, that of node `first` first.
+    pub fn urls_from(&self, first: usize) -> [&str; 3] {
+        [0, 1, 2].map(|step| self.nodes[(first + step) % 3].url.as_str())
+    }
+
+    /// The names of the nodes that run, as node `witness` sees it.
+    pub async fn running(&self, witness: usize) -> Vec<String> {
+        let status = self.nodes[witness].ctl(&["cluster_status", "--formatter", "json"]).await;
+        let status: Value = serde_json::from_str(&status).expect("JSON");
+        let names = status["running_nodes"].as_array().expect("a list of nodes");
+        names.iter().map(|name| name.as_str().expect("a name").to_owned()).collect()
+    }
+}
+
+impl Drop for ThreeNodes {
+    fn drop(&mut self) {
+        kill("rabbitmq/cluster", &self.directory);
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// `SCRIPT VERB DIRECTORY ARGUMENTS…`; what it prints.
+async fn run(script: &str, directory: &Path, arguments: &[&str], variable: Option<(&str, &PathBuf)>) -> String {
+    let (verb, rest) = arguments.split_first().expect("a verb");
+    let mut command = tokio::process::Command::new(in_repository(script));
+    command.envs(variable).arg(verb).arg(directory).args(rest).stdin(Stdio::null());
+    let output = command.output().await.expect("the script runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script} {arguments:?}: {stderr}");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// `SCRIPT kill DIRECTORY`, whether something runs there or not.
+fn kill(script: &str, directory: &Path) {
+    let _ = std::process::Command::new(in_repository(script)).arg("kill").arg(directory).stderr(Stdio::null()).status();
+}
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

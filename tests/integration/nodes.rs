@@ -1,0 +1,140 @@
+//! A RabbitMQ cluster of three nodes, one of which is killed: instances that know all of them go on by another, and no
+//! session is closed for it. What is published meanwhile may be refused, and what another instance's queue held is lost
+//! with the node that it was on.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use lapin::BasicProperties;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+
+use crate::support::broker::{Alien, Cluster, PrivateNode, ThreeNodes};
+use crate::support::eventually;
+use crate::support::instance::{Instance, config};
+use crate::support::load::{Recorder, Talker};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_go_on_by_another_node_when_theirs_is_killed() {
+    let cluster = ThreeNodes::start("three-nodes").await;
+    for witness in 0..3 {
+        assert_eq!(cluster.running(witness).await.len(), 3, "as node {witness} sees it");
+    }
+    let names = Cluster::at(cluster.nodes[2].url.clone());
+    let instances = [
+        Instance::start(names.configure_through(&cluster.urls_from(0), config())).await,
+        Instance::start(names.configure_through(&cluster.urls_from(1), config())).await,
+    ];
+    let mut silent = Vec::new();
+    for instance in &instances {
+        instance.ready().await;
+        silent.push(Recorder::start(instance.connect().await));
+    }
+    talks_across(&instances, &silent, "before").await;
+
+    // Each loses its node once, under load; the first then goes on by the node that the other is on.
+    for lost in [0, 1] {
+        let talkers = join_all(instances.iter().enumerate().map(async |(number, instance)| {
+            Talker::start(instance.connect().await, &format!("talker {lost} {number}"))
+        }))
+        .await;
+        join_all(silent.iter().map(Recorder::hears_more)).await;
+        cluster.nodes[lost].kill().await;
+        has_links(&cluster.nodes[lost + 1], 4).await;
+        talks_across(&instances, &silent, &format!("after the loss of node {lost}")).await;
+        let said = join_all(talkers.into_iter().map(Talker::leave)).await;
+        cluster.nodes[lost].restart().await;
+        for (name, _) in said {
+            for recorder in &silent {
+                let heard = recorder.numbers_of(&name);
+                assert!(!heard.is_empty(), "{name}");
+                assert!(heard.is_sorted_by(|one, next| one < next), "{name}: in order and once: {heard:?}");
+            }
+        }
+    }
+    assert!(silent.iter().all(Recorder::is_connected), "silent sessions stay");
+    eventually("all nodes are back", async || cluster.running(2).await.len() == 3).await;
+    for instance in instances {
+        instance.stop().await.expect("stopped in good order");
+    }
+}
+
+/// So many links lead to this node.
+async fn has_links(node: &PrivateNode, count: usize) {
+    let (_, address) = node.url.rsplit_once(':').expect("a port");
+    let port = address.split('/').next().expect("a port");
+    eventually(&format!("{count} links to the node on port {port}"), || async {
+        node.list(&["list_connections", "port"]).await.iter().filter(|row| row[0] == port).count() == count
+    })
+    .await;
+}
+
+/// A session of each instance says something that the silent ones of all hear. Who speaks before an instance is attached
+/// again is refused, and tries again.
+async fn talks_across(instances: &[Instance], silent: &[Recorder], when: &str) {
+    for (number, instance) in instances.iter().enumerate() {
+        let mut tries = 0;
+        eventually(&format!("instance {number} is heard {when}"), || {
+            tries += 1;
+            let text = format!("{when}, {number}: {tries}");
+            async move {
+                instance.ready().await;
+                let mut speaker = instance.connect().await;
+                speaker.send(text.as_str()).await;
+                let heard = join_all(silent.iter().map(|recorder| recorder.hears(&text)));
+                tokio::time::timeout(Duration::from_secs(2), heard).await.is_ok()
+            }
+        })
+        .await;
+    }
+}
+
+/// What the cluster of a test must be good for: a stream with a replica on each node, of which nothing that was confirmed is
+/// lost with the node that leads it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stream_has_confirmed_outlives_the_node_that_leads_it() {
+    const MESSAGES: u64 = 500;
+    let cluster = ThreeNodes::start("three-replicas").await;
+    let (publisher, survivor) = (Alien::connect(&cluster.nodes[0].url).await, &cluster.nodes[1]);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    publisher.channel.queue_declare("log".into(), durable, arguments).await.expect("a stream");
+    eventually("a replica on each node", || async {
+        let rows = survivor.list(&["list_queues", "name", "online"]).await;
+        rows.iter().any(|row| row[0] == "log" && row[1].matches("@localhost").count() == 3)
+    })
+    .await;
+    for number in 0..MESSAGES {
+        publisher.publish("", "log", &number.to_be_bytes(), BasicProperties::default()).await;
+    }
+
+    cluster.nodes[0].kill().await;
+    let all: Vec<Vec<u8>> = (0..MESSAGES).map(|number| number.to_be_bytes().to_vec()).collect();
+    // While another node takes the lead, RabbitMQ may refuse to read, or end the connection.
+    eventually("all that was confirmed is read", || async {
+        let reading = tokio::time::timeout(Duration::from_secs(5), read_log(&survivor.url, all.len()));
+        matches!(reading.await, Ok(Ok(log)) if log == all)
+    })
+    .await;
+}
+
+/// The first messages of the stream, so many.
+async fn read_log(url: &str, count: usize) -> Result<Vec<Vec<u8>>, lapin::Error> {
+    let reader = Alien::connect(url).await;
+    reader.channel.basic_qos(100, BasicQosOptions::default()).await?; // which streams ask for
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
+    let options = BasicConsumeOptions::default();
+    let mut deliveries = reader.channel.basic_consume("log".into(), "reader".into(), options, arguments).await?;
+    let mut log = Vec::new();
+    while log.len() < count
+        && let Some(delivery) = deliveries.next().await
+    {
+        let delivery = delivery?;
+        delivery.ack(BasicAckOptions::default()).await?;
+        log.push(delivery.data);
+    }
+    Ok(log)
+}
