@@ -1,6 +1,6 @@
 //! A RabbitMQ cluster of three nodes, one of which is killed: instances that know all of them go on by another, and no
-//! session is closed for it. What is published meanwhile may be refused, and what another instance's queue held is lost
-//! with the node that it was on.
+//! session is closed for it. With queues, what another instance's queue held is lost with the node that it was on; with a
+//! stream nothing is.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use warren::broker::Delivery;
+use warren::config::Config;
 
 use crate::support::broker::{Alien, Cluster, PrivateNode, ThreeNodes};
 use crate::support::eventually;
@@ -101,11 +103,7 @@ async fn what_a_stream_has_confirmed_outlives_the_node_that_leads_it() {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     publisher.channel.queue_declare("log".into(), durable, arguments).await.expect("a stream");
-    eventually("a replica on each node", || async {
-        let rows = survivor.list(&["list_queues", "name", "online"]).await;
-        rows.iter().any(|row| row[0] == "log" && row[1].matches("@localhost").count() == 3)
-    })
-    .await;
+    has_replicas(survivor, "log", 3).await;
     for number in 0..MESSAGES {
         publisher.publish("", "log", &number.to_be_bytes(), BasicProperties::default()).await;
     }
@@ -137,4 +135,79 @@ async fn read_log(url: &str, count: usize) -> Result<Vec<Vec<u8>>, lapin::Error>
         log.push(delivery.data);
     }
     Ok(log)
+}
+
+/// Under load each node is killed in its turn, the one that leads the stream among them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_stream_nothing_is_lost_with_any_node() {
+    let cluster = ThreeNodes::start("three-streams").await;
+    let names = Cluster::at(cluster.nodes[2].url.clone());
+    let streaming = || Config { delivery: Delivery::Stream, ..config() };
+    let instances = [
+        Instance::start(names.configure_through(&cluster.urls_from(0), streaming())).await,
+        Instance::start(names.configure_through(&cluster.urls_from(1), streaming())).await,
+    ];
+    let mut silent = Vec::new();
+    let mut talkers = Vec::new();
+    for (number, instance) in instances.iter().enumerate() {
+        instance.ready().await;
+        silent.push(Recorder::start(instance.connect().await));
+        talkers.push(Talker::start(instance.connect().await, &format!("talker {number}")));
+    }
+    has_replicas(&cluster.nodes[2], &names.stream(), 3).await;
+    for lost in 0..3 {
+        join_all(silent.iter().map(Recorder::hears_more)).await;
+        cluster.nodes[lost].kill().await;
+        join_all(silent.iter().map(Recorder::hears_more)).await;
+        cluster.nodes[lost].restart().await;
+        has_replicas(&cluster.nodes[(lost + 1) % 3], &names.stream(), 3).await;
+    }
+
+    let said = join_all(talkers.into_iter().map(Talker::leave)).await;
+    instances[0].ready().await;
+    instances[0].connect().await.send("the end").await;
+    for recorder in &silent {
+        recorder.hears("the end").await;
+        assert!(recorder.is_connected());
+    }
+    for (name, said) in said {
+        assert_eq!(said.refused, None, "{name}: nobody is closed");
+        for recorder in &silent {
+            recorder.has_all_of(&name, said.last);
+        }
+    }
+}
+
+/// The nearest node has no replica of the stream, so that RabbitMQ lets nobody read it there: the next node is tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_whose_node_bears_no_replica_reads_the_stream_from_another() {
+    let cluster = ThreeNodes::start("two-replicas").await;
+    let names = Cluster::at(cluster.nodes[0].url.clone());
+    let streaming = || Config { delivery: Delivery::Stream, ..config() };
+    let first = Instance::start(names.configure_through(&cluster.urls_from(0), streaming())).await;
+    first.ready().await;
+    let stream = names.stream();
+    has_replicas(&cluster.nodes[0], &stream, 3).await;
+    let bare = cluster.nodes[2].ctl(&["eval", "node()."]).await;
+    let delete = format!("rabbit_stream_queue:delete_replica(<<\"/\">>, <<\"{stream}\">>, {}).", bare.trim());
+    cluster.nodes[0].ctl(&["eval", &delete]).await;
+    has_replicas(&cluster.nodes[0], &stream, 2).await;
+
+    let second = Instance::start(names.configure_through(&cluster.urls_from(2), streaming())).await;
+    second.ready().await;
+    let mut sessions = [first.connect().await, second.connect().await];
+    for (speaker, text) in ["from the first", "from the second"].into_iter().enumerate() {
+        sessions[speaker].send(text).await;
+        for session in &mut sessions {
+            session.receives(&[text]).await;
+        }
+    }
+}
+
+async fn has_replicas(node: &PrivateNode, stream: &str, count: usize) {
+    eventually(&format!("{count} replicas of {stream}"), || async {
+        let rows = node.list(&["list_queues", "name", "online"]).await;
+        rows.iter().any(|row| row[0] == stream && row[1].matches("@localhost").count() == count)
+    })
+    .await;
 }

@@ -57,6 +57,13 @@ impl Recorder {
         eventually("a silent session has heard enough", || async { self.count() >= count }).await;
     }
 
+    /// Every number of the talker `name` up to `last` was heard, once and in order.
+    pub fn has_all_of(&self, name: &str, last: u64) {
+        let heard = self.numbers_of(name);
+        let wrong = heard.iter().zip(1..=last).find(|(heard, expected)| *heard != expected);
+        assert_eq!((wrong, heard.len() as u64), (None, last), "{name}: (heard, expected), and how many");
+    }
+
     /// The numbers heard from the talker `name`, as they came.
     pub fn numbers_of(&self, name: &str) -> Vec<u64> {
         let heard = self.heard.lock().expect("no panic under the lock");
