@@ -149,15 +149,18 @@ async fn with_a_stream_nothing_is_lost_with_any_node() {
     ];
     let mut silent = Vec::new();
     let mut talkers = Vec::new();
-    for (number, instance) in instances.iter().enumerate() {
+    for instance in &instances {
         instance.ready().await;
         silent.push(Recorder::start(instance.connect().await));
+    }
+    for (number, instance) in instances.iter().enumerate() {
         talkers.push(Talker::start(instance.connect().await, &format!("talker {number}")));
     }
     has_replicas(&cluster.nodes[2], &names.stream(), 3).await;
     for lost in 0..3 {
         join_all(silent.iter().map(Recorder::hears_more)).await;
         cluster.nodes[lost].kill().await;
+        join_all(instances.iter().map(Instance::ready)).await;
         join_all(silent.iter().map(Recorder::hears_more)).await;
         cluster.nodes[lost].restart().await;
         has_replicas(&cluster.nodes[(lost + 1) % 3], &names.stream(), 3).await;

@@ -12,6 +12,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
 use warren::config::{BrokerChoice, Config};
 
 /// The exchanges of one test, under a prefix of its own so that all tests run side by side. Its drop removes them.
@@ -198,17 +199,22 @@ impl Drop for PrivateNode {
 pub struct ThreeNodes {
     pub nodes: [PrivateNode; 3],
     directory: PathBuf,
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One cluster at a time: nine nodes on two cores take longer to elect a leader than anybody waits.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 impl ThreeNodes {
     /// Starts them side by side and joins them; `name` is the test's.
     pub async fn start(name: &str) -> ThreeNodes {
+        let turn = TURN.lock().await;
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         let urls = run("rabbitmq/cluster", &directory, &["start", "3"], None).await;
         let urls: Vec<&str> = urls.lines().collect();
         assert_eq!(urls.len(), 3, "{urls:?}");
         let node = |index: usize| PrivateNode::running(directory.join((index + 1).to_string()), urls[index]);
-        ThreeNodes { nodes: [0, 1, 2].map(node), directory }
+        ThreeNodes { nodes: [0, 1, 2].map(node), directory, _turn: turn }
     }
 
     /// The URLs of all, that of node `first` first.
