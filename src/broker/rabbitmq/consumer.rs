@@ -173,7 +173,10 @@ impl Consumer {
                 }
                 _ = restore_due.tick() => standing.restore(&self.names).await?,
                 () = unroutable.notified() => standing.restore(&self.names).await?,
-                _ = look_due.tick() => self.check_silence()?,
+                _ = look_due.tick() => {
+                    self.check_silence()?;
+                    self.intake.give_up_waiting().await?;
+                }
                 event = events.next() => match event {
                     Some(Event::Error(error)) => return Err(error.into()),
                     Some(_) => {}

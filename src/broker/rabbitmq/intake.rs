@@ -8,12 +8,13 @@ use tokio::time::Instant;
 
 use super::beacon::{self, Beacon};
 use super::envelope;
+use super::hold::{Hold, Route};
 use super::link::Trouble;
 use super::peers::Peers;
 use super::sequence::{Place, Tracker};
 use super::topology::Names;
 use crate::instance::Incarnation;
-use crate::message::Message;
+use crate::message::{Message, Target};
 use crate::metrics::{BrokerMetrics, Dropped};
 
 /// Off only in a build that is to be caught doubling messages.
@@ -26,6 +27,8 @@ pub struct Intake {
     message_bytes_max: usize,
     deliveries: mpsc::Sender<Vec<Message>>,
     peers: Peers,
+    /// Where messages wait for one before them; none where nothing would come late.
+    hold: Option<Hold>,
     tracker: Tracker,
     missing: Tally,
     oversized: Tally,
@@ -48,6 +51,7 @@ impl Intake {
         message_bytes_max: usize,
         deliveries: mpsc::Sender<Vec<Message>>,
         peers: Peers,
+        hold: Option<Hold>,
         metrics: BrokerMetrics,
     ) -> Intake {
         Intake {
@@ -56,6 +60,7 @@ impl Intake {
             message_bytes_max,
             deliveries,
             peers,
+            hold,
             tracker: Tracker::default(),
             missing: Tally::new("messages of other instances are missing"),
             oversized: Tally::new("dropped messages of more than --message-bytes-max"),
@@ -74,16 +79,32 @@ impl Intake {
                     taken.last_tag = delivery.delivery_tag;
                     match beacon::open(&delivery, &self.names) {
                         Some(beacon) => taken.ticket = self.note(beacon).max(taken.ticket),
-                        None => messages.extend(self.accept(delivery)),
+                        None => self.accept(delivery, &mut messages),
                     }
                 }
                 Err(error) => trouble = Some(Trouble::from(error)),
             }
         }
+        self.send(messages).await?;
+        trouble.map_or(Ok(taken), Err)
+    }
+
+    /// Hands on what has been held back for too long.
+    pub async fn give_up_waiting(&mut self) -> Result<(), Trouble> {
+        let mut messages = Vec::new();
+        while let Some(((incarnation, route), held)) = self.hold.as_mut().and_then(Hold::give_up) {
+            for (number, message) in held {
+                self.place(&incarnation, &route, number, message, &mut messages);
+            }
+        }
+        self.send(messages).await
+    }
+
+    async fn send(&self, messages: Vec<Message>) -> Result<(), Trouble> {
         if !messages.is_empty() && self.deliveries.send(messages).await.is_err() {
             return Err(Trouble::passing("the instance is stopping"));
         }
-        trouble.map_or(Ok(taken), Err)
+        Ok(())
     }
 
     /// The ticket, if the beacon is our own.
@@ -96,31 +117,63 @@ impl Intake {
         (beacon.incarnation.as_str() == self.incarnation.as_str()).then_some(beacon.ticket)
     }
 
-    fn miss(&mut self, messages: u64) {
-        self.missing.count(messages);
-        self.metrics.missing(messages);
+    /// Adds the delivery's message, and what has waited for it, unless it must wait itself.
+    fn accept(&mut self, delivery: Delivery, messages: &mut Vec<Message>) {
+        let (message, origin) = envelope::open(delivery, &self.names);
+        let Some(origin) = origin else { return self.add(message, messages) };
+        let (incarnation, route) = (origin.incarnation.as_str(), message.target.clone());
+        if self.hold.is_some() && self.tracker.is_ahead(incarnation, &route, origin.number) {
+            return self.hold_back(&(incarnation.into(), route), origin.number, message);
+        }
+        self.place(incarnation, &route, origin.number, message, messages);
+        self.let_follow(incarnation, route, messages);
     }
 
-    /// The delivery's message, unless it is a double or beyond the limit.
-    fn accept(&mut self, delivery: Delivery) -> Option<Message> {
-        let (message, origin) = envelope::open(delivery, &self.names);
-        if let Some(origin) = origin {
-            match self.tracker.place(origin.incarnation.as_str(), &message.target, origin.number) {
-                Place::Expected | Place::Implausible | Place::Late => {}
-                Place::AfterGap(missing) => self.miss(missing),
-                Place::Double if DROPS_DOUBLES => {
-                    self.metrics.duplicate();
-                    return None;
-                }
-                Place::Double => {}
-            }
+    fn hold_back(&mut self, route: &Route, number: u64, message: Message) {
+        if let Some(hold) = &mut self.hold
+            && !hold.keep(route, number, message)
+        {
+            self.metrics.duplicate();
         }
+    }
+
+    /// Adds what waited for the message that came just now.
+    fn let_follow(&mut self, incarnation: &str, route: Target, messages: &mut Vec<Message>) {
+        if self.hold.as_ref().is_none_or(Hold::is_empty) {
+            return;
+        }
+        let route = (incarnation.into(), route);
+        while let Some(hold) = &mut self.hold
+            && let Some((number, message)) =
+                hold.next(&route, |number| !self.tracker.is_ahead(incarnation, &route.1, number))
+        {
+            self.place(incarnation, &route.1, number, message, messages);
+        }
+    }
+
+    /// Adds a message unless it is a double.
+    fn place(&mut self, incarnation: &str, route: &Target, number: u64, message: Message, messages: &mut Vec<Message>) {
+        match self.tracker.place(incarnation, route, number) {
+            Place::Expected | Place::Implausible | Place::Late => {}
+            Place::AfterGap(missing) => self.miss(missing),
+            Place::Double if DROPS_DOUBLES => return self.metrics.duplicate(),
+            Place::Double => {}
+        }
+        self.add(message, messages);
+    }
+
+    fn add(&mut self, message: Message, messages: &mut Vec<Message>) {
         if message.payload.len() > self.message_bytes_max {
             self.oversized.count(1);
             self.metrics.dropped(Dropped::Oversized);
-            return None;
+        } else {
+            messages.push(message);
         }
-        Some(message)
+    }
+
+    fn miss(&mut self, messages: u64) {
+        self.missing.count(messages);
+        self.metrics.missing(messages);
     }
 }
 

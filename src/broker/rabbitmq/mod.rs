@@ -11,6 +11,7 @@ mod connection;
 mod consumer;
 pub mod envelope;
 mod gate;
+mod hold;
 mod intake;
 mod link;
 mod peers;
@@ -44,10 +45,15 @@ use beacon::Tickets;
 use connection::Endpoints;
 use consumer::Consumer;
 use gate::Gate;
+use hold::Hold;
 use link::Side;
 use peers::Peers;
 use publisher::{Publisher, Surroundings};
 use stream::Reader;
+
+/// How long a message that is missing in a stream is waited for: until its publisher misses the confirm, and until it
+/// has found another node and published again.
+const HOLD_TIMEOUTS: u32 = 3;
 
 /// What the broker link needs to know.
 pub struct Settings {
@@ -109,6 +115,7 @@ impl RabbitMq {
         let endpoints = Endpoints::new(&settings, "publishing");
         let publisher = Publisher::new(endpoints, names.clone(), &settings, spool, around);
         let incarnation = settings.incarnation.clone();
+        let hold = (settings.delivery == Delivery::Stream).then(|| Hold::new(HOLD_TIMEOUTS * settings.publish_timeout));
         let consumer = Consumer {
             endpoints: Endpoints::new(&settings, "consuming"),
             intake: intake::Intake::new(
@@ -117,6 +124,7 @@ impl RabbitMq {
                 settings.message_bytes_max,
                 deliveries,
                 peers,
+                hold,
                 metrics.clone(),
             ),
             names,

@@ -264,7 +264,9 @@ impl PublishingLink {
         if !self.around.gate.lets_beacons_pass() {
             return;
         }
-        let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), spool.numbers());
+        // What is not confirmed may still be published again: no loss yet.
+        let numbers = spool.numbers().filter(|_| self.oldest().is_none() && self.refused.is_empty());
+        let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), numbers);
         let (channel, exchange) = (channel.clone(), self.names.beacon.clone());
         let options = BasicPublishOptions::default();
         let writing = async move { channel.basic_publish(exchange, "".into(), options, &[], properties).await };

@@ -16,9 +16,16 @@ const GAP_MAX: u64 = 1 << 20;
 const GAPS_MAX: usize = 64;
 
 /// The publisher's side: the next number of each route, from 1.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Numbers {
     last: HashMap<Target, u64>,
+}
+
+impl Default for Numbers {
+    /// The broadcast is known from the start, so that beacons give receivers their baseline before the first message.
+    fn default() -> Numbers {
+        Numbers { last: HashMap::from([(Target::Broadcast, 0)]) }
+    }
 }
 
 impl Numbers {
@@ -122,6 +129,12 @@ impl Tracker {
         }
         last.skip_to(number);
         Place::AfterGap(missing)
+    }
+
+    /// Whether the number is further on than the next one of a route that is known.
+    pub fn is_ahead(&self, incarnation: &str, route: &Target, number: u64) -> bool {
+        let last = self.heard.get(incarnation).and_then(|routes| routes.get(route));
+        last.is_some_and(|last| number > last.number + 1 && number - last.number - 1 <= GAP_MAX)
     }
 
     /// The publisher says that it has reached `number`: how many are missing of which nothing else has told.

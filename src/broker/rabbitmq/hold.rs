@@ -1,0 +1,128 @@
+//! Messages that came before one of their publisher that is missing: they wait until that comes.
+//!
+//! When a stream gets a new leader RabbitMQ may drop a message and take those behind it (seen with 3.10.8 when a node was
+//! killed). Its publisher gets no confirm for it and publishes it again: behind its successors. They are held back here
+//! meanwhile, so that every instance hands them out in their order. A publisher has at most `--publish-window` messages
+//! on their way, so no more than that wait for each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::message::{Message, Target};
+
+/// Held messages of all publishers together; past it those that have waited for longest go on without what is missing.
+const MESSAGES_MAX: usize = 100_000;
+
+/// A publisher, and one of its routes.
+pub type Route = (Box<str>, Target);
+
+#[derive(Debug)]
+pub struct Hold {
+    patience: Duration,
+    waiting: HashMap<Route, Waiting>,
+    messages: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    /// By number.
+    messages: BTreeMap<u64, Message>,
+}
+
+impl Hold {
+    /// `patience`: how long a missing message is waited for.
+    pub fn new(patience: Duration) -> Hold {
+        Hold { patience, waiting: HashMap::new(), messages: 0 }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Keeps a message back; false if it is there already.
+    pub fn keep(&mut self, route: &Route, number: u64, message: Message) -> bool {
+        let empty = || Waiting { since: Instant::now(), messages: BTreeMap::new() };
+        let waiting = self.waiting.entry(route.clone()).or_insert_with(empty);
+        let is_new = waiting.messages.insert(number, message).is_none();
+        self.messages += usize::from(is_new);
+        is_new
+    }
+
+    /// The oldest of a route, if `is_its_turn` by its number; what was missing before it has come.
+    pub fn next(&mut self, route: &Route, is_its_turn: impl FnOnce(u64) -> bool) -> Option<(u64, Message)> {
+        let waiting = self.waiting.get_mut(route)?;
+        let first = waiting.messages.first_entry()?;
+        if !is_its_turn(*first.key()) {
+            return None;
+        }
+        let next = first.remove_entry();
+        waiting.since = Instant::now();
+        self.messages -= 1;
+        if waiting.messages.is_empty() {
+            self.waiting.remove(route);
+        }
+        Some(next)
+    }
+
+    /// A route whose missing message has not come in time, or for whose messages there is no room; with all of them.
+    pub fn give_up(&mut self) -> Option<(Route, BTreeMap<u64, Message>)> {
+        let (route, since) =
+            self.waiting.iter().map(|(route, waiting)| (route, waiting.since)).min_by_key(|one| one.1)?;
+        if since.elapsed() < self.patience && self.messages <= MESSAGES_MAX {
+            return None;
+        }
+        let route = route.clone();
+        let messages = self.waiting.remove(&route)?.messages;
+        self.messages -= messages.len();
+        Some((route, messages))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::PayloadKind;
+
+    const PATIENCE: Duration = Duration::from_secs(15);
+
+    fn message() -> Message {
+        let payload = "x".into();
+        Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, payload }
+    }
+
+    fn route(name: &str) -> Route {
+        (name.into(), Target::Broadcast)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_goes_on_in_order_when_its_turn_comes() {
+        let mut hold = Hold::new(PATIENCE);
+        for number in [5, 3, 4] {
+            assert!(hold.keep(&route("a"), number, message()));
+        }
+        assert!(!hold.keep(&route("a"), 4, message()), "a double");
+        assert!(hold.next(&route("a"), |_| false).is_none() && hold.next(&route("b"), |_| true).is_none());
+        for expected in [3, 4, 5] {
+            let (number, _) = hold.next(&route("a"), |number| number == expected).expect("its turn");
+            assert_eq!(number, expected);
+        }
+        assert!(hold.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_too_long_goes_on_without() {
+        let mut hold = Hold::new(PATIENCE);
+        hold.keep(&route("a"), 3, message());
+        tokio::time::advance(PATIENCE / 2).await;
+        hold.keep(&route("a"), 4, message());
+        hold.keep(&route("b"), 9, message());
+        assert!(hold.give_up().is_none());
+        tokio::time::advance(PATIENCE / 2).await;
+        let (given_up, messages) = hold.give_up().expect("the first has waited for long enough");
+        assert_eq!((given_up, messages.into_keys().collect::<Vec<_>>()), (route("a"), vec![3, 4]));
+        assert!(hold.give_up().is_none() && !hold.is_empty());
+    }
+}
