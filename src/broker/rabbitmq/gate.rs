@@ -24,9 +24,11 @@ pub struct Gate {
     delivery: Delivery,
     peers: Peers,
     open: bool,
-    /// [`Link::attachments`] when it was open last, before the publishing link broke.
-    attachments: Option<u64>,
-    /// Who was there when the publishing link broke.
+    /// [`Link::attachments`] when it was open last.
+    attachments: u64,
+    /// The publishing link has broken since.
+    publishing_broke: bool,
+    /// Who was there when it was open last.
     expected: Vec<Box<str>>,
     /// Since when they are waited for.
     waits_since: Option<Instant>,
@@ -44,7 +46,8 @@ pub enum Moved {
 
 impl Gate {
     pub fn new(link: watch::Receiver<Link>, delivery: Delivery, peers: Peers) -> Gate {
-        Gate { link, delivery, peers, open: false, attachments: None, expected: Vec::new(), waits_since: None }
+        let (attachments, expected) = (0, Vec::new());
+        Gate { link, delivery, peers, open: false, attachments, publishing_broke: false, expected, waits_since: None }
     }
 
     pub fn is_open(&self) -> bool {
@@ -59,10 +62,14 @@ impl Gate {
 
     /// The publishing link broke.
     pub fn publishing_lost(&mut self) {
-        if self.open {
+        self.publishing_broke = self.attachments > 0;
+        self.shut();
+    }
+
+    fn shut(&mut self) {
+        if std::mem::replace(&mut self.open, false) {
             self.expected = self.peers.present();
         }
-        self.open = false;
         self.waits_since = None;
     }
 
@@ -71,19 +78,19 @@ impl Gate {
         loop {
             let (may_open, attachments) = self.look();
             if self.open && !may_open {
-                self.open = false;
-                // The publishing link stands, and so does the broker: what others' queues hold is safe.
-                self.attachments = None;
+                self.shut();
                 return Moved::Closed;
             }
             if !self.open && may_open {
-                let lost =
-                    self.delivery == Delivery::Queue && self.attachments.is_some_and(|before| before != attachments);
+                // Had one link alone broken, the broker would stand, and what others' queues hold be safe.
+                let both_broke = self.publishing_broke && self.attachments != attachments;
+                let lost = self.delivery == Delivery::Queue && both_broke;
                 if lost && !self.others_are_back().await {
                     continue;
                 }
                 self.open = true;
-                self.attachments = Some(attachments);
+                self.attachments = attachments;
+                self.publishing_broke = false;
                 self.waits_since = None;
                 return Moved::Opened { lost };
             }
@@ -138,7 +145,10 @@ mod tests {
         gate.publishing_lost();
         assert_eq!(gate.moved().await, Moved::Opened { lost: false }, "the publisher alone was cut off");
 
+        // The consumer notices first.
         peers.hear("other");
+        state.send_replace(link(down(), 2));
+        assert_eq!(gate.moved().await, Moved::Closed);
         gate.publishing_lost();
         state.send_replace(link(LinkState::Up, 3));
         let early = tokio::time::timeout(Duration::from_secs(1), gate.moved()).await;
