@@ -27,7 +27,7 @@ use super::link::Trouble;
 use crate::broker::Delivery;
 use crate::instance::{Incarnation, InstanceName};
 
-/// What the stream holds at most, whatever policy is set: an hour of 1,500 messages a second of 200 bytes.
+/// What the stream holds at most where no policy says otherwise: an hour of 1,500 messages a second of 200 bytes.
 const STREAM_BYTES_MAX: i64 = 1 << 30;
 
 /// RabbitMQ drops whole segments only; its own size of 500 MB would keep half of everything, or nothing.
@@ -157,9 +157,9 @@ impl Standing<'_> {
     }
 }
 
-/// Declares the stream that instances read, and binds it. It outlives every instance: what it holds is bounded by a
-/// policy, since arguments could not be changed later (`rabbitmq/README.md` has the one to set), and in any case by
-/// [`STREAM_BYTES_MAX`].
+/// Declares the stream that instances read, and binds it. It outlives every instance: what it holds is bounded by
+/// [`STREAM_BYTES_MAX`], or by a policy, since arguments could not be changed later (`rabbitmq/README.md` has the one to
+/// set). For streams the policy replaces the argument, be it lower or higher (tried with 3.10.8).
 async fn bind_stream(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     let mut arguments = FieldTable::default();
