@@ -8,25 +8,22 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
 use crate::broker::{Broker, DELIVERIES_WAITING_MAX, Delivery};
 use crate::config::{BrokerChoice, BrokerUri, Config, MetricsListen};
-use crate::http::{self, BindError, Listener, NoReplay, Scrape, Serving, Site};
+use crate::http::{self, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
 use crate::hub::{Batching, HistoryLimits, Hub};
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{Message, MessageIds};
 use crate::metrics::Metrics;
 use crate::open_files;
-use crate::session::{Limits, Sessions};
+use crate::session::{Limits, Rate, Sessions};
+use crate::stop::{self, Patience};
 
 /// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
 const FILES_KEPT_FREE: u64 = 128;
-
-/// Time to settle what is still on its way to the broker after the sessions are gone.
-const BROKER_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Word from the broker should it never let this instance in.
 type Refused = Option<oneshot::Receiver<NameTaken>>;
@@ -94,7 +91,6 @@ impl App {
 
     /// Serves until `shutdown` is ready, then closes the sessions in good order and leaves the broker.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let drain_timeout = Duration::from_millis(self.config.drain_timeout_ms);
         let hub = Hub::start(tokio::runtime::Handle::current().metrics().num_workers(), self.metrics.hub.clone());
         let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
         let (broker, refused) = self.broker(deliveries)?;
@@ -115,27 +111,37 @@ impl App {
             trusted_proxies: self.config.trusted_proxies.clone(),
             compression: self.config.compression,
             replay,
-            handshake_timeout: Duration::from_millis(self.config.handshake_timeout_ms),
         });
+        let handshakes = HandshakeLimits {
+            timeout: Duration::from_millis(self.config.handshake_timeout_ms),
+            under_way_max: self.config.handshakes_max,
+            head_bytes_max: self.config.request_head_bytes_max,
+        };
         let batching = Batching {
             own: self.incarnation.clone(),
             compression_bytes_min: self.config.compression_bytes_min,
             coalesce: Duration::from_millis(self.config.coalesce_ms),
             history: replay.ok(),
         };
+        let mut patience = Patience {
+            delay: Duration::from_millis(self.config.drain_delay_ms),
+            timeout: Duration::from_millis(self.config.drain_timeout_ms),
+        };
         let fan_out = tokio::spawn(hub.run(batching, delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
         let scrape = Scrape { metrics: self.metrics, sessions: sessions.clone(), link: broker.link() };
-        let scraping = serve_metrics(self.metrics_listener, scrape, site.handshake_timeout)?;
-        let handshake_timeout = site.handshake_timeout;
-        let serving = self.listener.serve("http", http::routes(site), handshake_timeout);
+        let scraping = serve_metrics(self.metrics_listener, scrape, handshakes)?;
+        let serving = self.listener.serve("http", http::routes(site), handshakes);
         let mut serving = serving.context("cannot start the HTTP thread")?;
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
             taken = name_taken(refused) => Err(taken.into()),
         };
-        serving.close_port();
-        stop_in_order(&sessions, &*broker, drain_timeout).await;
+        if outcome.is_err() {
+            // It never took anybody, so nobody needs to notice.
+            patience.delay = Duration::ZERO;
+        }
+        stop::in_order(&sessions, &mut serving, &*broker, &patience).await;
         serving.stop().await;
         sweep.abort();
         fan_out.abort();
@@ -201,11 +207,11 @@ fn metrics_listener(choice: MetricsListen) -> anyhow::Result<Option<Listener>> {
 fn serve_metrics(
     listener: Option<Listener>,
     scrape: Scrape,
-    handshake_timeout: Duration,
+    handshakes: HandshakeLimits,
 ) -> anyhow::Result<Option<Serving>> {
     let Some(listener) = listener else { return Ok(None) };
     log::info!("metrics are at http://{}/metrics", listener.address());
-    let serving = listener.serve("metrics", http::scrape_routes(Arc::new(scrape)), handshake_timeout);
+    let serving = listener.serve("metrics", http::scrape_routes(Arc::new(scrape)), handshakes);
     serving.map(Some).context("cannot start the metrics thread")
 }
 
@@ -220,23 +226,6 @@ fn endpoints(config: &Config, uris: &[BrokerUri]) -> anyhow::Result<Vec<Endpoint
     let endpoint =
         |uri: &BrokerUri| Endpoint::new(uri.expose(), uri.address(), ca_pem.clone(), config.broker_heartbeat_s);
     uris.iter().map(endpoint).collect::<Result<_, _>>().context("--broker")
-}
-
-/// First nothing more is read of the clients, and what was read is settled, so that whoever was not confirmed can
-/// still be told; then the sessions close; at last the broker is left.
-async fn stop_in_order(sessions: &Sessions, broker: &dyn Broker, drain_timeout: Duration) {
-    let deadline = Instant::now() + drain_timeout;
-    sessions.stop_reading();
-    if timeout_at(deadline, broker.finish_publishing()).await.is_err() {
-        log::warn!("messages of clients are still unconfirmed after --drain-timeout-ms {}", drain_timeout.as_millis());
-    }
-    if timeout_at(deadline, sessions.drain()).await.is_err() {
-        let left = sessions.count();
-        log::warn!("{left} sessions did not close within --drain-timeout-ms {}", drain_timeout.as_millis());
-    }
-    if timeout(BROKER_CLOSE_TIMEOUT, broker.close()).await.is_err() {
-        log::warn!("the broker link did not close within {} s", BROKER_CLOSE_TIMEOUT.as_secs());
-    }
 }
 
 /// Ready only if the broker refuses this instance for good.
@@ -275,11 +264,16 @@ fn limits(config: &Config) -> Limits {
     let millis = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Limits {
         message_bytes_max: config.message_bytes_max,
+        rate: (config.messages_per_second_max > 0)
+            .then_some(Rate { per_second: config.messages_per_second_max, burst: config.messages_burst_max }),
         outbox_bytes_max: config.outbox_bytes_max,
+        slow_reader: config.slow_reader,
         sessions_max: sessions_max(config.sessions_max),
+        sessions_per_address_max: config.sessions_per_address_max,
         ping_interval_ms: millis(config.ping_interval_ms),
         idle_timeout_ms: millis(config.idle_timeout_ms),
         close_timeout_ms: millis(config.close_timeout_ms),
+        retry_after_max_ms: millis(config.retry_after_max_ms),
         answer_keep_alive: config.answer_keep_alive,
     }
 }

@@ -12,10 +12,13 @@ use crate::protocol::Violation;
 pub enum CloseReason {
     /// The client began the closing handshake with this code (`None`: it gave none); it is echoed (RFC 6455 §5.5.1).
     ByClient(Option<u16>),
-    /// The instance stops.
-    GoingAway,
+    /// The instance stops. The client is asked to come back, here or elsewhere, after this time: each after its own, so
+    /// that they do not come all at once.
+    GoingAway { retry_after_ms: u32 },
     /// The client broke the WebSocket protocol or a limit of it.
     Violation(Violation),
+    /// The client said more than it may.
+    TooManyMessages { per_second: u32 },
     /// The broker did not confirm the client's message: send it again later.
     NotAccepted,
     /// The client did not read what was sent, up to the limit of its outbox.
@@ -26,17 +29,27 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All that [`CloseReason::name`] may say.
-    pub const NAMES: [&'static str; 8] =
-        ["by_client", "going_away", "protocol_error", "invalid_data", "too_large", "not_accepted", "too_slow", "idle"];
+    pub const NAMES: [&'static str; 9] = [
+        "by_client",
+        "going_away",
+        "protocol_error",
+        "invalid_data",
+        "too_large",
+        "too_many_messages",
+        "not_accepted",
+        "too_slow",
+        "idle",
+    ];
 
     /// The reason as metrics name it.
     pub fn name(&self) -> &'static str {
         match self {
             CloseReason::ByClient(_) => "by_client",
-            CloseReason::GoingAway => "going_away",
+            CloseReason::GoingAway { .. } => "going_away",
             CloseReason::Violation(Violation::Protocol(_)) => "protocol_error",
             CloseReason::Violation(Violation::InvalidUtf8 | Violation::Corrupt) => "invalid_data",
             CloseReason::Violation(Violation::TooLarge { .. }) => "too_large",
+            CloseReason::TooManyMessages { .. } => "too_many_messages",
             CloseReason::NotAccepted => "not_accepted",
             CloseReason::TooSlow => "too_slow",
             CloseReason::Idle => "idle",
@@ -47,8 +60,9 @@ impl CloseReason {
     pub fn code(&self) -> Option<u16> {
         match self {
             CloseReason::ByClient(code) => *code,
-            CloseReason::GoingAway => Some(1001),
+            CloseReason::GoingAway { .. } => Some(1001),
             CloseReason::Violation(violation) => Some(violation.close_code()),
+            CloseReason::TooManyMessages { .. } => Some(1008),
             CloseReason::NotAccepted => Some(1013),
             CloseReason::TooSlow => Some(4001),
             CloseReason::Idle => Some(4002),
@@ -65,8 +79,14 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CloseReason::ByClient(_) => Ok(()),
-            CloseReason::GoingAway => f.write_str("the server is stopping"),
+            // Clients look for the last part: it is machine-readable.
+            CloseReason::GoingAway { retry_after_ms } => {
+                write!(f, "the server is stopping; retry-after-ms={retry_after_ms}")
+            }
             CloseReason::Violation(violation) => write!(f, "{violation}"),
+            CloseReason::TooManyMessages { per_second } => {
+                write!(f, "too many messages: more than {per_second} a second")
+            }
             CloseReason::NotAccepted => f.write_str("the broker did not confirm the message; try again later"),
             CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
             CloseReason::Idle => f.write_str("idle: no pong"),
@@ -77,16 +97,36 @@ impl fmt::Display for CloseReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::frame::CLOSE_REASON_BYTES_MAX;
 
     #[test]
     fn every_reason_has_a_name_of_its_own() {
         use Violation::{Corrupt, InvalidUtf8, Protocol, TooLarge};
         let violations = [Protocol(""), InvalidUtf8, Corrupt, TooLarge { bytes_max: 1 }].map(CloseReason::Violation);
-        let mut names = vec!["by_client", "going_away"];
-        names.extend(violations.iter().map(CloseReason::name));
+        let first = [CloseReason::ByClient(None), CloseReason::GoingAway { retry_after_ms: 1 }];
+        let last = [
+            CloseReason::TooManyMessages { per_second: 1 },
+            CloseReason::NotAccepted,
+            CloseReason::TooSlow,
+            CloseReason::Idle,
+        ];
+        let mut names: Vec<_> = first.iter().chain(&violations).chain(&last).map(CloseReason::name).collect();
+        // Two violations are one for metrics.
         names.dedup();
-        names.extend([CloseReason::NotAccepted, CloseReason::TooSlow, CloseReason::Idle].iter().map(CloseReason::name));
-        assert_eq!((CloseReason::ByClient(None).name(), CloseReason::GoingAway.name()), (names[0], names[1]));
         assert_eq!(names, CloseReason::NAMES);
+    }
+
+    #[test]
+    fn every_reason_fits_a_close_frame() {
+        let reasons = [
+            CloseReason::GoingAway { retry_after_ms: u32::MAX },
+            CloseReason::TooManyMessages { per_second: u32::MAX },
+            CloseReason::NotAccepted,
+            CloseReason::TooSlow,
+            CloseReason::Idle,
+        ];
+        for reason in reasons {
+            assert!(reason.to_string().len() <= CLOSE_REASON_BYTES_MAX, "{reason}");
+        }
     }
 }

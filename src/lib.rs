@@ -23,6 +23,7 @@ pub mod logging;
 pub mod message;
 pub mod metrics;
 pub mod open_files;
+pub mod stop;
 pub mod topic;
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ const FRAME_HEADER_BYTES_MAX: usize = 14;
 pub fn check(config: &Config, sources: &Sources) -> Result<(), Error> {
     ping_comes_before_idle(config, sources)?;
     outbox_holds_a_message(config, sources)?;
+    delay_leaves_time_to_drain(config, sources)?;
     instance_is_free(config, sources)?;
     ca_file_is_used(config, sources)
 }
@@ -29,6 +30,19 @@ fn ping_comes_before_idle(config: &Config, sources: &Sources) -> Result<(), Erro
         shown: ping_ms.to_string(),
         detail: Some("every quiet session would be closed as idle".to_owned()),
         allowed: format!("less than {idle_ms}, {}", sources.label("idle_timeout_ms")),
+    })
+}
+
+fn delay_leaves_time_to_drain(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let (delay_ms, timeout_ms) = (config.drain_delay_ms, config.drain_timeout_ms);
+    if delay_ms == 0 || delay_ms < timeout_ms {
+        return Ok(());
+    }
+    Err(Error::Value {
+        label: sources.label("drain_delay_ms").to_owned(),
+        shown: delay_ms.to_string(),
+        detail: Some("no time would be left to close the sessions".to_owned()),
+        allowed: format!("less than {timeout_ms}, {}", sources.label("drain_timeout_ms")),
     })
 }
 

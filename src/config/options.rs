@@ -12,13 +12,14 @@ use ipnet::IpNet;
 use super::access::{self, AllowedOrigins};
 use super::broker::BrokerChoice;
 use super::error::Error;
-use super::format::{Format, GIB, MIB, Shape, bytes, list, number, parsed, switch, text};
+use super::format::{Format, GIB, KIB, MIB, Shape, bytes, list, number, parsed, switch, text};
 use super::load::Sources;
 use super::names::{LogFilter, Prefix};
 use super::scraping::MetricsListen;
 use super::table::{OptionRow, options};
 use crate::broker::Delivery;
 use crate::instance::InstanceName;
+use crate::session::{BURST_MAX, SlowReader};
 
 /// Longest interval or timeout: a day. More is a slip of the unit.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -175,15 +176,55 @@ options! {
         }
         outbox_bytes_max: usize = bytes(15..=GIB) => {
             default: "1 MiB",
-            help: "Bytes that may wait for one session's socket; a session that needs more is closed as too slow. \
+            help: "Bytes that may wait for one session's socket; slow_reader says what happens past them. \
                    At least message_bytes_max and 14 bytes for a frame's header.",
             reason: "Some seconds of a busy channel on a poor line; with as many slow readers as sessions the \
                      memory is this times the sessions.",
+        }
+        slow_reader: SlowReader = parsed("POLICY", "disconnect or drop-oldest") => {
+            default: "disconnect",
+            help: "What becomes of a session for which more waits than outbox_bytes_max: disconnect closes it with 4001; \
+                   drop-oldest keeps it, leaves out the oldest messages that it was not sent yet, and counts them.",
+            reason: "Who is closed knows that something is missing and can catch up; a plain session that misses some \
+                     cannot tell. Choose drop-oldest where only the latest matters, such as prices or positions.",
+        }
+        messages_per_second_max: u32 = number("MESSAGES", 0..=1_000_000) => {
+            default: "0",
+            help: "Messages a second that a session may send for long, keep-alives, pings and pongs counted too; 0: as \
+                   many as it can. Past it the session is closed with 1008.",
+            reason: "Only you know what is a flood: one session may be a program that speaks for many. No sender \
+                     overruns the server, which reads no faster than the broker confirms. Set it where strangers connect.",
+        }
+        messages_burst_max: u32 = number("MESSAGES", 1..=u64::from(BURST_MAX)) => {
+            default: "100",
+            help: "Messages that a session may send at once, if messages_per_second_max limits it: what it did not use \
+                   is saved up to this.",
+            reason: "A page that was cut off, or a phone that wakes, sends what has piled up. It costs about as much as \
+                     one read.",
         }
         sessions_max: usize = number("SESSIONS", 0..=10_000_000) => {
             default: "0",
             help: "Sessions at a time; 0 means what the limit of open files allows.",
             reason: "The limit of open files is what ends first, and the operator has set it already.",
+        }
+        sessions_per_address_max: u32 = number("SESSIONS", 0..=10_000_000) => {
+            default: "0",
+            help: "Sessions at a time of one client address, which trusted_proxies may tell; of IPv6, of one network of \
+                   64 bits. 0: no limit. Past it upgrades are answered 429.",
+            reason: "Thousands of people can share one address, and behind a load balancer that trusted_proxies does not \
+                     name all do: a limit would shut them out.",
+        }
+        handshakes_max: usize = number("CONNECTIONS", 1..=1_000_000) => {
+            default: "8192",
+            help: "Connections at a time that have not become sessions yet; one more ends the oldest.",
+            reason: "A third of a second of handshakes at full speed, so that a crowd that returns at once gets in. Who \
+                     connects and says nothing takes 12 KiB, all of them 100 MiB; they are the oldest, and so the \
+                     ones to go.",
+        }
+        request_head_bytes_max: usize = bytes(8 * KIB..=MIB) => {
+            default: "16 KiB",
+            help: "Bytes of one request's line and headers; more are answered 431.",
+            reason: "Twice what browsers and proxies commonly allow, cookies included.",
         }
         handshake_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "10000",
@@ -249,9 +290,23 @@ options! {
     "Process" {
         drain_timeout_ms: u64 = number("MS", 0..=DAY_MS) => {
             default: "10000",
-            help: "Time to close the sessions in good order when told to stop.",
+            help: "Time to close the sessions in good order when told to stop. They leave within the first half of it, a \
+                   thousand a second if that suffices; who is still there at its end is cut.",
             reason: "Well within the 30 s that Kubernetes grants. docker stop grants 10 s: lower it there, or grant \
                      more.",
+        }
+        drain_delay_ms: u64 = number("MS", 0..=DAY_MS) => {
+            default: "0",
+            help: "How long an instance that was told to stop refuses new sessions before it closes those it has. Part \
+                   of drain_timeout_ms, and less than it.",
+            reason: "Without a load balancer it would only delay the stop. Behind one, grant what it takes to notice that \
+                     GET /readyz answers 503: its interval times its failures.",
+        }
+        retry_after_max_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "3000",
+            help: "Sessions that are closed because the instance stops are asked to come back after a time of their own, \
+                   up to this (retry-after-ms=N in the reason).",
+            reason: "Spreads those who leave together; a person hardly notices.",
         }
         worker_threads: usize = number("THREADS", 0..=1024) => {
             default: "0",

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::options::{config_row, rows};
 use super::{AllowedOrigins, BrokerChoice, Command, Config, Exit, from_args, markdown, sample};
+use crate::session::SlowReader;
 
 /// The password in every URI here; it must turn up nowhere.
 const PASSWORD: &str = "s3same";
@@ -260,6 +261,11 @@ fn options_that_do_not_go_together_are_refused() {
              expected at least 1048590, --message-bytes-max and 14 for the frame's header",
         ),
         (
+            "--drain-delay-ms 10000",
+            "--drain-delay-ms: 10000 is not allowed (no time would be left to close the sessions); expected less than \
+             10000, the default of --drain-timeout-ms",
+        ),
+        (
             "--prefix shop --instance shop.direct",
             "--instance: \"shop.direct\" is not allowed (exchanges of RabbitMQ and of the whole cluster are called \
              so); expected a name that begins with neither amq. nor shop., nor ends with .broadcast or .direct",
@@ -281,6 +287,18 @@ fn options_that_do_not_go_together_are_refused() {
         assert_eq!(error_of(args, &[]), line, "{args}");
     }
     assert_eq!(config_of("--message-bytes-max 1MiB --outbox-bytes-max 1048590", &[]).outbox_bytes_max, 1048590);
+    assert_eq!(config_of("--drain-timeout-ms 0", &[]).drain_delay_ms, 0);
+}
+
+#[test]
+fn slow_readers_are_treated_in_one_of_two_ways() {
+    assert_eq!(config_of("", &[]).slow_reader, SlowReader::Disconnect);
+    for policy in [SlowReader::Disconnect, SlowReader::DropOldest] {
+        assert_eq!(config_of(&format!("--slow-reader {policy}"), &[]).slow_reader, policy);
+    }
+    let line = "--slow-reader: \"drop\" is not allowed (neither disconnect nor drop-oldest); expected disconnect or \
+                drop-oldest";
+    assert_eq!(error_of("--slow-reader drop", &[]), line);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use warp::{Filter, Reply};
 
 use super::Once;
+use super::handshakes::Handshakes;
 use super::peer::Peer;
 
 /// Connections that the kernel completes before they are accepted. tokio's own `bind` takes 1,024: past it, connects
@@ -25,12 +26,20 @@ const BACKLOG: i32 = 4096;
 /// Header lines of one request; browsers send about 15.
 const HEADERS_MAX: usize = 64;
 
-/// Bytes of one request's head. hyper takes no less than 8 KiB.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-
 /// A connection that has not become a session ends after this many times the handshake timeout, or clients that send
 /// requests and never read the answers would hold their sockets for ever.
 const HANDSHAKE_TIMEOUTS_PER_CONNECTION: u32 = 6;
+
+/// What those may use up who have not become sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct HandshakeLimits {
+    /// Time for a request's head, from the accept or the previous answer.
+    pub timeout: Duration,
+    /// Connections at a time.
+    pub under_way_max: usize,
+    /// Bytes of one request's head. hyper takes no less than 8 KiB.
+    pub head_bytes_max: usize,
+}
 
 /// Pause when no file can be opened: the kernel keeps the connections meanwhile, and nothing spins.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
@@ -85,8 +94,7 @@ impl Listener {
         bound
     }
 
-    /// Serves `routes` from a thread of its own, until it is told to stop. `handshake_timeout` is the time for a
-    /// request's head.
+    /// Serves `routes` from a thread of its own, until it is told to stop.
     ///
     /// Of its own, so that a handshake waits neither behind a fan-out nor behind ten thousand sessions that leave at
     /// once: on a runtime that they share it stands in one queue with all of them.
@@ -94,7 +102,7 @@ impl Listener {
         self,
         thread_name: &str,
         routes: impl Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
-        handshake_timeout: Duration,
+        limits: HandshakeLimits,
     ) -> io::Result<Serving> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (port, port_closes) = oneshot::channel::<()>();
@@ -103,7 +111,7 @@ impl Listener {
         std::thread::Builder::new().name(thread_name.into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    result = self.accept_all(routes, handshake_timeout) => if let Err(error) = result {
+                    result = self.accept_all(routes, limits) => if let Err(error) = result {
                         log::error!("cannot accept connections: {error}");
                     },
                     _ = port_closes => {}
@@ -119,16 +127,17 @@ impl Listener {
     async fn accept_all<R: Reply + 'static>(
         self,
         routes: impl Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
-        handshake_timeout: Duration,
+        limits: HandshakeLimits,
     ) -> io::Result<()> {
         let listener = TcpListener::from_std(self.inner)?;
         let service = TowerToHyperService::new(warp::service(routes));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(handshake_timeout)
+            .header_read_timeout(limits.timeout)
             .max_headers(HEADERS_MAX)
-            .max_buf_size(HEAD_BYTES_MAX);
-        let lifetime = handshake_timeout * HANDSHAKE_TIMEOUTS_PER_CONNECTION;
+            .max_buf_size(limits.head_bytes_max);
+        let lifetime = limits.timeout * HANDSHAKE_TIMEOUTS_PER_CONNECTION;
+        let handshakes = Handshakes::new(limits.under_way_max);
         let trouble = Once::default();
         loop {
             let (stream, address) = match listener.accept().await {
@@ -145,7 +154,14 @@ impl Listener {
                 log::debug!("{address}: TCP_NODELAY: {error}");
             }
             let serving = serve_connection(http.clone(), stream, Peer(address.ip()), service.clone());
-            tokio::spawn(tokio::time::timeout(lifetime, serving));
+            let (handshake, turned_away) = handshakes.begin();
+            tokio::spawn(async move {
+                let _handshake = handshake;
+                tokio::select! {
+                    _ = tokio::time::timeout(lifetime, serving) => {}
+                    _ = turned_away => log::debug!("{address}: turned away, as the oldest of too many handshakes"),
+                }
+            });
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The HTTP side: the listener, the routes, the upgrade to WebSocket. warp and hyper stay in this folder.
 
+mod handshakes;
 mod health;
 mod listener;
 mod origin;
@@ -12,12 +13,11 @@ mod upgrade;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-pub use listener::{BindError, Listener, Serving};
+pub use listener::{BindError, HandshakeLimits, Listener, Serving};
 pub use replay::NoReplay;
 pub use routes::all as routes;
 pub use scrape::{Scrape, routes as scrape_routes};
@@ -41,8 +41,6 @@ pub struct Site {
     pub compression: bool,
     /// How much of the past a session may ask for, or why none.
     pub replay: Result<HistoryLimits, NoReplay>,
-    /// Time for a request's head, from the accept or the previous answer.
-    pub handshake_timeout: Duration,
 }
 
 /// Whether something is happening for the first time since it was last all right, so that it is logged once.

@@ -22,7 +22,7 @@ use super::replay::{self, NotReplayed};
 use super::{Site, origin};
 use crate::protocol::extensions::{Malformed, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
-use crate::session::Opening;
+use crate::session::{NotAdmitted, Opening};
 
 /// The one version of the protocol that there is (RFC 6455 §4.1).
 const VERSION: &str = "13";
@@ -39,8 +39,7 @@ enum Refusal {
     NotReplayed(NotReplayed),
     /// It has never heard the broker so far, so that a session would be deaf.
     NotAttached,
-    Full,
-    Stopping,
+    NotAdmitted(NotAdmitted),
 }
 
 impl Refusal {
@@ -55,8 +54,9 @@ impl Refusal {
             Refusal::ForeignOrigin => "foreign_origin",
             Refusal::NotReplayed(_) => "not_replayed",
             Refusal::NotAttached => "not_attached",
-            Refusal::Full => "full",
-            Refusal::Stopping => "stopping",
+            Refusal::NotAdmitted(NotAdmitted::Full) => "full",
+            Refusal::NotAdmitted(NotAdmitted::TooManyOfOneAddress) => "address_full",
+            Refusal::NotAdmitted(NotAdmitted::Stopping) => "stopping",
         }
     }
 }
@@ -79,7 +79,7 @@ pub fn answer(
         if site.link.borrow().attachments == 0 {
             return Err(Refusal::NotAttached);
         }
-        let permit = site.sessions.admit().ok_or_else(|| no_permit(site))?;
+        let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
         Ok((key, on_upgrade, extension, site.sessions.open(permit, extension.is_some(), replay)))
     });
     match accepted {
@@ -101,10 +101,6 @@ pub fn answer(
             refusal.into_response()
         }
     }
-}
-
-fn no_permit(site: &Site) -> Refusal {
-    if site.sessions.is_draining() { Refusal::Stopping } else { Refusal::Full }
 }
 
 /// The client's key, if the request is an opening handshake (RFC 6455 §4.2.1).
@@ -170,9 +166,15 @@ impl Reply for Refusal {
             Refusal::NotAttached => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance has not reached its broker yet.\n")
             }
-            Refusal::Full | Refusal::Stopping => refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "This instance takes no more sessions now: it is full (--sessions-max) or stopping.\n",
+            Refusal::NotAdmitted(NotAdmitted::Full) => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance takes no more sessions now (--sessions-max).\n")
+            }
+            Refusal::NotAdmitted(NotAdmitted::Stopping) => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance is stopping: connect to another one.\n")
+            }
+            Refusal::NotAdmitted(NotAdmitted::TooManyOfOneAddress) => refuse(
+                StatusCode::TOO_MANY_REQUESTS,
+                "Your address has as many sessions as it may have (--sessions-per-address-max).\n",
             ),
         }
         .into_response();
@@ -184,7 +186,7 @@ impl Reply for Refusal {
                 headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
                 headers.insert(SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static(VERSION));
             }
-            Refusal::Full | Refusal::Stopping | Refusal::NotAttached => {
+            Refusal::NotAttached | Refusal::NotAdmitted(_) => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
             Refusal::BadHost
@@ -250,13 +252,13 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_series_of_its_own() {
-        use Refusal::{
-            BadExtensions, BadHost, BadKey, ForeignOrigin, Full, NotAnUpgrade, NotAttached, Stopping, UnknownVersion,
-        };
+        use NotAdmitted::{Full, Stopping, TooManyOfOneAddress};
+        use Refusal::{BadExtensions, BadHost, BadKey, ForeignOrigin, NotAnUpgrade, NotAttached, UnknownVersion};
         let not_replayed = Refusal::NotReplayed(NotReplayed::Malformed);
         let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, ForeignOrigin];
-        let all: Vec<Refusal> = first.into_iter().chain([not_replayed, NotAttached, Full, Stopping]).collect();
-        assert!(all.iter().map(Refusal::name).eq(crate::metrics::REFUSALS));
+        let then = [not_replayed, NotAttached];
+        let last = [Full, TooManyOfOneAddress, Stopping].map(Refusal::NotAdmitted);
+        assert!(first.iter().chain(&then).chain(&last).map(Refusal::name).eq(crate::metrics::REFUSALS));
     }
 
     #[test]

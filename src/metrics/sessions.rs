@@ -13,7 +13,7 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 10] = [
+pub const REFUSALS: [&str; 11] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_host",
@@ -23,6 +23,7 @@ pub const REFUSALS: [&str; 10] = [
     "not_replayed",
     "not_attached",
     "full",
+    "address_full",
     "stopping",
 ];
 
@@ -36,6 +37,7 @@ pub struct SessionMetrics {
     received_messages: Counter,
     received_bytes: Counter,
     outbox_bytes: Gauge,
+    missed: Counter,
 }
 
 impl Default for SessionMetrics {
@@ -48,6 +50,7 @@ impl Default for SessionMetrics {
             received_messages: Counter::default(),
             received_bytes: Counter::default(),
             outbox_bytes: Gauge::default(),
+            missed: Counter::default(),
         }
     }
 }
@@ -78,6 +81,11 @@ impl SessionMetrics {
             "Bytes that wait in the outboxes of all sessions",
             Unit::Bytes,
             self.outbox_bytes.clone(),
+        );
+        registry.register(
+            "missed_messages",
+            "Messages that were left out for slow readers, one for each message and session",
+            self.missed.clone(),
         );
     }
 
@@ -111,6 +119,11 @@ impl SessionMetrics {
     pub fn received(&self, payload_bytes: usize) {
         self.received_messages.inc();
         self.received_bytes.inc_by(payload_bytes as u64);
+    }
+
+    /// Messages were left out for a client that reads too slowly.
+    pub fn missed(&self, messages: u32) {
+        self.missed.inc_by(messages.into());
     }
 
     pub(super) fn read(&self, outbox_bytes: usize) {

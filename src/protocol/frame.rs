@@ -19,6 +19,9 @@ pub(super) const FIN: u8 = 0x80;
 /// The bit of a frame's first byte that marks a compressed message (RFC 7692 §6).
 pub(super) const RSV1: u8 = 0x40;
 
+/// The bit of an opcode that marks a control frame.
+const CONTROL: u8 = 0x8;
+
 /// The value of the 7-bit length that announces a 16-bit one.
 pub(super) const LENGTH_16: u8 = 126;
 
@@ -59,7 +62,7 @@ impl Opcode {
 
     /// Whether frames of this type are control frames: short, whole, and allowed between fragments.
     pub fn is_control(self) -> bool {
-        self as u8 & 0x8 != 0
+        self as u8 & CONTROL != 0
     }
 }
 
@@ -119,6 +122,30 @@ pub const fn encoded_len(payload_len: usize) -> usize {
         10
     };
     header + payload_len
+}
+
+/// Where the first of several encoded frames ends, and what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub is_control: bool,
+    /// Header and payload.
+    pub bytes: usize,
+}
+
+/// The first frame of what [`encode`] has made. Of anything else the answer means nothing, but is never longer than
+/// `frames`.
+pub fn first(frames: &[u8]) -> Span {
+    let is_control = frames.first().is_some_and(|first| first & CONTROL != 0);
+    let payload_len = match frames {
+        [_, LENGTH_16, high, low, ..] => u16::from_be_bytes([*high, *low]).into(),
+        [_, LENGTH_64, rest @ ..] => match rest.first_chunk() {
+            Some(length) => usize::try_from(u64::from_be_bytes(*length)).unwrap_or(frames.len()),
+            None => frames.len(),
+        },
+        [_, length, ..] => usize::from(*length),
+        _ => 0,
+    };
+    Span { is_control, bytes: encoded_len(payload_len.min(frames.len())).min(frames.len()) }
 }
 
 /// A whole message in one frame. For [`PayloadKind::Text`] the payload must be UTF-8.

@@ -4,6 +4,10 @@
 //! frames, hands messages to the broker and drains the outbox. It holds no timer: `sweep` looks after all sessions
 //! at once.
 
+mod addresses;
+mod drain;
+mod limits;
+mod rate;
 mod registry;
 mod sweep;
 mod task;
@@ -18,7 +22,9 @@ use bytes::Bytes;
 use rustix::net::SendFlags;
 use tokio::net::TcpStream;
 
-pub use registry::{Limits, Opening, Permit, Sessions};
+pub use limits::{Limits, SlowReader, UnknownSlowReader};
+pub use rate::{BURST_MAX, Rate};
+pub use registry::{NotAdmitted, Opening, Permit, Sessions};
 
 use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
@@ -51,6 +57,8 @@ pub struct Session {
     pinged: AtomicBool,
     /// The server closes it: nothing that the client says counts any more.
     ended: AtomicBool,
+    /// It is to close once what was read is settled.
+    leaving: AtomicBool,
     /// Messages whose outcome is not known, and [`SETTLING_AWAITED`].
     unsettled: AtomicU32,
     /// Compression was negotiated.
@@ -59,12 +67,28 @@ pub struct Session {
 }
 
 impl Session {
-    /// Takes encoded frames for the client. A client that reads too slowly is closed.
+    /// Takes encoded frames for the client. A client that reads too slowly is closed, or misses some.
     fn send(&self, frames: &Bytes) {
-        match self.outbox.send(&self.socket, frames, self.sessions.limits().outbox_bytes_max) {
+        let limits = self.sessions.limits();
+        let verdict = match limits.slow_reader {
+            SlowReader::Disconnect => self.outbox.send(&self.socket, frames, limits.outbox_bytes_max),
+            SlowReader::DropOldest => {
+                let (verdict, missed) = self.outbox.send_over_oldest(&self.socket, frames, limits.outbox_bytes_max);
+                if missed > 0 {
+                    self.sessions.metrics().missed(missed);
+                }
+                verdict
+            }
+        };
+        match verdict {
             Verdict::Taken | Verdict::Closed => {}
             Verdict::Full => self.close(CloseReason::TooSlow),
         }
+    }
+
+    /// Messages that this client missed because it read too slowly.
+    pub fn missed(&self) -> u32 {
+        self.outbox.missed()
     }
 
     /// Begins to close; the first reason counts.
@@ -95,12 +119,15 @@ impl Session {
 
     /// Waits, within the session's task, until the outcome of every message is known.
     async fn all_settled(&self) {
-        self.unsettled.fetch_or(SETTLING_AWAITED, Ordering::AcqRel);
-        poll_fn(|_| match self.unsettled.load(Ordering::Acquire) {
-            SETTLING_AWAITED => Poll::Ready(()),
+        poll_fn(|_| self.poll_settled()).await;
+    }
+
+    /// Ready when the outcome of every message is known; else the session's task is woken then.
+    fn poll_settled(&self) -> Poll<()> {
+        match self.unsettled.fetch_or(SETTLING_AWAITED, Ordering::AcqRel) & !SETTLING_AWAITED {
+            0 => Poll::Ready(()),
             _ => Poll::Pending,
-        })
-        .await;
+        }
     }
 
     /// Notes that the client was heard.
@@ -171,7 +198,9 @@ impl Settle for Session {
         if let Err(reason) = outcome {
             log::debug!("{}: message not accepted: {reason}", self.id);
             self.close(CloseReason::NotAccepted);
+            self.sessions.note_refused();
         }
+        self.sessions.unsettled.fetch_sub(1, Ordering::AcqRel);
         if self.unsettled.fetch_sub(1, Ordering::AcqRel) == SETTLING_AWAITED + 1 {
             self.outbox.wake();
         }

@@ -1,6 +1,7 @@
 //! All sessions of this instance: who may come in, look-up by id, and the registration that undoes itself.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -10,39 +11,15 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::addresses::{Addresses, ClientAddress};
+use super::limits::Limits;
 use super::task::SessionTask;
 use super::{Session, SessionId, Stream};
 use crate::broker::Broker;
-use crate::close::CloseReason;
 use crate::hub::{Hub, Membership, Replay, Seat};
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
-
-/// What a session may cost. Defaults and reasons stand with the options.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Payload of one message, fragments together.
-    pub message_bytes_max: usize,
-    /// Bytes that wait for one slow client.
-    pub outbox_bytes_max: usize,
-    pub sessions_max: usize,
-    /// Silence after which the server pings.
-    pub ping_interval_ms: u32,
-    /// Silence after which a session is closed.
-    pub idle_timeout_ms: u32,
-    /// Time for the closing handshake.
-    pub close_timeout_ms: u32,
-    /// Whether keep-alive texts are answered with the text `pong`.
-    pub answer_keep_alive: bool,
-}
-
-impl Limits {
-    /// Silence after a ping that ends a session.
-    pub(super) fn answer_timeout_ms(&self) -> u32 {
-        self.idle_timeout_ms.saturating_sub(self.ping_interval_ms)
-    }
-}
 
 /// All sessions of this instance, and what they share.
 pub struct Sessions {
@@ -50,9 +27,17 @@ pub struct Sessions {
     /// Permits given: sessions that are open or about to be.
     admitted: AtomicUsize,
     last_id: AtomicU64,
-    draining: AtomicBool,
+    addresses: Addresses,
+    /// Nobody comes in any more.
+    pub(super) draining: AtomicBool,
+    /// Everybody leaves.
+    pub(super) all_leave: AtomicBool,
     /// Told whenever a permit comes back.
-    left: Notify,
+    pub(super) left: Notify,
+    /// Messages of clients whose outcome is not known.
+    pub(super) unsettled: AtomicUsize,
+    /// Messages of clients that the broker did not take since nobody comes in any more.
+    pub(super) refused: AtomicUsize,
     limits: Limits,
     clock: Clock,
     hub: Hub,
@@ -76,8 +61,12 @@ impl Sessions {
             open: DashMap::new(),
             admitted: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
+            addresses: Addresses::default(),
             draining: AtomicBool::new(false),
+            all_leave: AtomicBool::new(false),
             left: Notify::new(),
+            unsettled: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
             limits,
             clock: Clock::default(),
             hub,
@@ -88,13 +77,21 @@ impl Sessions {
         })
     }
 
-    /// The right to open one session; `None` when there are as many as there may be, or the instance stops.
-    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
+    /// The right to open one session for the client at this address.
+    pub fn admit(self: &Arc<Self>, client: IpAddr) -> Result<Permit, NotAdmitted> {
         let room = |admitted| (admitted < self.limits.sessions_max).then_some(admitted + 1);
-        self.admitted.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
-        let permit = Permit { sessions: self.clone() };
+        let counted = self.admitted.fetch_update(Ordering::AcqRel, Ordering::Acquire, room);
+        counted.map_err(|_| if self.is_draining() { NotAdmitted::Stopping } else { NotAdmitted::Full })?;
+        let mut permit = Permit { sessions: self.clone(), address: None };
         // Looked at after counting, so that a drain either sees the permit or is seen here.
-        (!self.draining.load(Ordering::Acquire)).then_some(permit)
+        if self.is_draining() {
+            return Err(NotAdmitted::Stopping);
+        }
+        if self.limits.sessions_per_address_max > 0 {
+            let address = self.addresses.enter(client, self.limits.sessions_per_address_max);
+            permit.address = Some(address.ok_or(NotAdmitted::TooManyOfOneAddress)?);
+        }
+        Ok(permit)
     }
 
     /// Opens a session that hears what the broker delivers from here on, though its stream is yet to come: a client
@@ -110,6 +107,7 @@ impl Sessions {
             marked_ms: AtomicU32::new(self.clock.now_ms()),
             pinged: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             unsettled: AtomicU32::new(0),
             inflates,
             sessions: self.clone(),
@@ -121,30 +119,11 @@ impl Sessions {
             None => self.hub.join(session.clone()),
         };
         let registration = Registration { id, _membership: membership, permit };
-        if self.draining.load(Ordering::Acquire) {
-            session.close(CloseReason::GoingAway);
+        // Looked at once it can be found, so that a drain either finds it or is seen here.
+        if self.all_leave.load(Ordering::Acquire) {
+            session.leave();
         }
         Opening { session, registration }
-    }
-
-    /// Lets nobody in, and reads nothing more of those who are.
-    pub fn stop_reading(&self) {
-        self.draining.store(true, Ordering::Release);
-    }
-
-    /// Tells every session that the instance stops, and waits until they are gone. The caller bounds the wait.
-    pub async fn drain(&self) {
-        self.stop_reading();
-        for session in self.snapshot(|_| true) {
-            session.close(if session.is_settled() { CloseReason::GoingAway } else { CloseReason::NotAccepted });
-        }
-        loop {
-            let left = self.left.notified();
-            if self.count() == 0 {
-                return;
-            }
-            left.await;
-        }
     }
 
     /// Sessions that are open or about to be.
@@ -188,13 +167,29 @@ impl Sessions {
     }
 }
 
+/// Why nobody may come in now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    #[error("there are as many sessions as there may be")]
+    Full,
+    #[error("the client's address has as many sessions as it may have")]
+    TooManyOfOneAddress,
+    #[error("the instance is stopping")]
+    Stopping,
+}
+
 /// The right to one session. Its drop gives it back.
 pub struct Permit {
     sessions: Arc<Sessions>,
+    /// Where it counts as well, if that is limited.
+    address: Option<ClientAddress>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if let Some(address) = self.address {
+            self.sessions.addresses.leave(address);
+        }
         self.sessions.admitted.fetch_sub(1, Ordering::AcqRel);
         self.sessions.left.notify_waiters();
     }

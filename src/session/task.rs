@@ -14,12 +14,13 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::Session;
+use super::rate::Allowance;
 use super::registry::Registration;
 use crate::broker::Receipt;
 use crate::close::CloseReason;
 use crate::message::{Message, PayloadKind, Target, now_unix_ms};
 use crate::outbox::Phase;
-use crate::protocol::{Event, Parser, Violation, frame};
+use crate::protocol::{Event, Parser, frame};
 
 /// Bytes read at a time, into a buffer that all sessions of a thread share.
 const READ_BYTES: usize = 64 * 1024;
@@ -44,6 +45,8 @@ pub(super) struct SessionTask {
     unparsed: Bytes,
     /// What is being done with the last input. Boxed: publishing needs much, but only while it lasts.
     acting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// What the client may still say, if that is limited.
+    allowance: Allowance,
     half_closed: bool,
     _registration: Registration,
 }
@@ -51,9 +54,12 @@ pub(super) struct SessionTask {
 impl SessionTask {
     /// `first` is what the client sent behind its handshake.
     pub fn new(session: Arc<Session>, registration: Registration, first: &[u8]) -> SessionTask {
-        let parser = Parser::new(session.sessions.limits().message_bytes_max).inflating(session.inflates);
+        let (limits, now_ms) = (session.sessions.limits(), session.sessions.clock().now_ms());
+        let parser = Parser::new(limits.message_bytes_max).inflating(session.inflates);
+        let allowance = limits.rate.map_or_else(Allowance::default, |rate| Allowance::full(&rate, now_ms));
         let unparsed = Bytes::copy_from_slice(first);
-        SessionTask { session, parser, unparsed, acting: None, half_closed: false, _registration: registration }
+        let (acting, half_closed) = (None, false);
+        SessionTask { session, parser, unparsed, acting, allowance, half_closed, _registration: registration }
     }
 
     /// One thing at a time, until nothing can be done; `Break` when the session is over.
@@ -81,9 +87,10 @@ impl SessionTask {
         if phase == Phase::Dead {
             return Poll::Ready(ControlFlow::Break(()));
         }
-        if phase == Phase::Open && self.session.sessions.is_draining() {
-            // The close wakes it.
-            return Poll::Pending;
+        if phase == Phase::Open && self.session.is_leaving() {
+            ready!(self.session.poll_settled());
+            self.session.close(self.session.going_away());
+            return Poll::Ready(ControlFlow::Continue(()));
         }
         let session = self.session.clone();
         let Some(stream) = session.socket.0.get() else { return Poll::Ready(ControlFlow::Break(())) };
@@ -101,7 +108,17 @@ impl SessionTask {
 
     /// Parses some of `input` and begins to act on it; the rest waits.
     fn begin(&mut self, mut input: &[u8]) {
-        let inputs = parse(&mut self.parser, &mut input);
+        let mut inputs = parse(&mut self.parser, &mut input);
+        if let Some(rate) = &self.session.sessions.limits().rate {
+            let now_ms = self.session.sessions.clock().now_ms();
+            let said = inputs.iter().filter(|input| input.is_said()).count();
+            let granted = self.allowance.take(rate, now_ms, said as u32) as usize;
+            if granted < said {
+                // Closes come last, so what is said are the first.
+                inputs.truncate(granted);
+                inputs.push(Input::Offence(CloseReason::TooManyMessages { per_second: rate.per_second }));
+            }
+        }
         self.unparsed = Bytes::copy_from_slice(input);
         if !inputs.is_empty() {
             self.acting = Some(Box::pin(self.session.clone().act(inputs)));
@@ -133,7 +150,15 @@ impl Future for SessionTask {
 
 enum Input {
     Event(Event),
-    Violation(Violation),
+    /// What the session is closed for.
+    Offence(CloseReason),
+}
+
+impl Input {
+    /// Whether it counts towards the rate: all that makes the server work, and what costs as much to read.
+    fn is_said(&self) -> bool {
+        matches!(self, Input::Event(Event::Message { .. } | Event::Ping(_) | Event::Pong(_)))
+    }
 }
 
 impl Session {
@@ -174,7 +199,7 @@ impl Session {
                     self.all_settled().await;
                     self.close(CloseReason::ByClient(code));
                 }
-                Input::Violation(violation) => self.close(CloseReason::Violation(violation)),
+                Input::Offence(reason) => self.close(reason),
             }
         }
     }
@@ -182,6 +207,7 @@ impl Session {
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {
         self.unsettled.fetch_add(1, Ordering::Relaxed);
         self.sessions.metrics().received(payload.len());
+        self.sessions.unsettled.fetch_add(1, Ordering::Relaxed);
         let id = Some(self.sessions.message_ids().next());
         let message = Message { id, target: Target::Broadcast, kind, published_ms: now_unix_ms(), payload };
         self.sessions.broker().publish(message, Receipt::to(self.clone())).await;
@@ -206,7 +232,7 @@ fn parse(parser: &mut Parser, input: &mut &[u8]) -> Vec<Input> {
             }
             Ok(None) => return inputs,
             Err(violation) => {
-                inputs.push(Input::Violation(violation));
+                inputs.push(Input::Offence(CloseReason::Violation(violation)));
                 return inputs;
             }
         }

@@ -4,7 +4,9 @@ use fantoccini::key::Key;
 
 use crate::support::broker::{Cluster, PrivateNode};
 use crate::support::browser::Browser;
-use crate::support::process::{Warren, free_port};
+use crate::support::client::get_json;
+use crate::support::eventually;
+use crate::support::process::{Signal, Warren, free_port};
 
 /// Two processes that RabbitMQ joins.
 async fn two_instances(cluster: &Cluster) -> (Warren, Warren) {
@@ -124,16 +126,58 @@ async fn a_window_outlives_its_instance_and_comes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn a_window_whose_instance_stops_comes_back_when_it_was_asked_to() {
+    let port = free_port().to_string();
+    let flags = ["--port", &port, "--retry-after-max-ms", "4000"];
+    let warren = Warren::serve(&flags, &[]).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&warren.url()).await;
+    page.is("open").await;
+    // A sign that the network is back must not bring it any sooner.
+    page.value(
+        "(() => {
+            const status = document.getElementById('status');
+            window.phases = [];
+            new MutationObserver(() => {
+                window.phases.push([status.dataset.state, performance.now(), status.textContent]);
+                if (status.dataset.state === 'waiting') window.dispatchEvent(new Event('online'));
+            }).observe(status, { attributeFilter: ['data-state'] });
+        })()",
+    )
+    .await;
+
+    warren.process.signal(Signal::TERM);
+    assert_eq!(warren.process.ended().await.code, Some(0));
+    let _restarted = Warren::serve(&flags, &[]).await;
+    page.is("open").await;
+    let phases: Vec<(String, f64, String)> =
+        serde_json::from_value(page.value("window.phases").await).expect("a list of phases");
+    let first = |phase: &str| phases.iter().find(|(name, ..)| name == phase).expect("it was in this phase");
+    let (_, left, reason) = first("waiting");
+    assert!(reason.contains("Code 1001") && reason.contains("the server is stopping"), "{reason}");
+    let (_, asked) = reason.split_once("retry-after-ms=").expect("a time to come back");
+    let digits: String = asked.chars().take_while(char::is_ascii_digit).collect();
+    let asked_ms: f64 = digits.parse().expect("a number");
+    // A timer may ring a fraction of a millisecond early.
+    let waited_ms = first("connecting").1 - left;
+    assert!(waited_ms >= asked_ms - 2.0, "asked for {asked_ms} ms, waited {waited_ms} ms: {phases:?}");
+}
+
+#[tokio::test]
 async fn a_message_that_the_broker_did_not_take_is_told_and_kept() {
     let node = PrivateNode::start("browser-refused").await;
-    let env = [("WARREN_BROKER", node.url.as_str()), ("WARREN_PUBLISH_TIMEOUT_MS", "500")];
-    let warren = Warren::serve(&[], &env).await;
+    let small = ["--spool-messages-max", "1", "--spool-wait-ms", "300"];
+    let warren = Warren::serve(&small, &[("WARREN_BROKER", &node.url)]).await;
     warren.ready().await;
     let browser = Browser::start().await;
     let page = browser.open(&warren.url()).await;
     page.is("open").await;
 
     node.kill().await;
+    eventually("not ready", || async { get_json(warren.address, "/readyz").await.0 == 503 }).await;
+    let mut first = warren.connect().await;
+    first.send("first").await;
+    first.is_open().await;
     page.sends("is anybody there?").await;
     page.notices("The broker was not taking messages (code 1013)").await;
     assert_eq!(page.draft().await, "is anybody there?");
@@ -142,8 +186,9 @@ async fn a_message_that_the_broker_did_not_take_is_told_and_kept() {
     node.restart().await;
     warren.ready().await;
     page.is("open").await;
+    page.shows(&["first"]).await;
     page.presses(Key::Enter).await;
-    page.shows(&["is anybody there?"]).await;
+    page.shows(&["first", "is anybody there?"]).await;
 }
 
 #[tokio::test]

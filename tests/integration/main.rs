@@ -11,11 +11,14 @@ mod stream;
 
 mod compression;
 mod conformance;
+mod drain;
+mod floods;
 mod hostile;
 mod http;
 mod metrics;
 mod replay;
 mod session;
+mod slow;
 
 mod browser;
 mod cluster;

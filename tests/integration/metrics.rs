@@ -15,7 +15,7 @@ use warren::hub::Hub;
 use warren::instance::{Incarnation, InstanceName};
 use warren::message::{Message, MessageIds};
 use warren::metrics::{self, Metrics, Readings};
-use warren::session::{Limits, Sessions};
+use warren::session::{Limits, Sessions, SlowReader};
 
 use crate::support::broker::{Alien, Cluster};
 use crate::support::http::{head, request};
@@ -210,11 +210,15 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let (metrics, link) = (Metrics::new(&name), watch::Sender::new(up.clone()));
     let limits = Limits {
         message_bytes_max: 100,
+        rate: None,
         outbox_bytes_max: 1000,
+        slow_reader: SlowReader::Disconnect,
         sessions_max: 1,
+        sessions_per_address_max: 0,
         ping_interval_ms: 1000,
         idle_timeout_ms: 2000,
         close_timeout_ms: 1000,
+        retry_after_max_ms: 1,
         answer_keep_alive: false,
     };
     let (hub, ids) = (Hub::start(1, metrics.hub.clone()), MessageIds::new(Incarnation::begin(name)));
@@ -224,7 +228,7 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let stream = accepted.expect("a connection").0.into_std().expect("a socket");
 
-    let opening = sessions.open(sessions.admit().expect("there is room"), false, None);
+    let opening = sessions.open(sessions.admit(address.ip()).expect("there is room"), false, None);
     opening.begin(stream, &wire::text("hello")).expect("a session");
     let closed = "warren_sessions_closed_total{reason=\"not_accepted\"} 1\n";
     eventually("it is closed for that", || async {

@@ -291,11 +291,10 @@ async fn a_stopping_instance_closes_its_sessions_and_returns() {
     let mut client = Raw::connect(address).await;
     let mut reluctant = Raw::connect(address).await;
     let clients = async {
-        let going_away = Closing { code: Some(1001), reason: "the server is stopping".into() };
-        assert_eq!(client.closed().await, going_away);
+        assert_eq!(client.closed().await.code, Some(1001));
         client.send(wire::close(1001, b"")).await;
         drop(client);
-        assert_eq!(reluctant.closed().await, going_away);
+        assert_eq!(reluctant.closed().await.code, Some(1001));
 
         eventually("nobody new gets in", || async { Raw::try_tcp(address).await.is_err() }).await;
         waiting_for_an_answer.send(head(address, "GET /readyz", &[])).await;

@@ -94,7 +94,10 @@ impl Publisher {
                 discard(connection).await;
             }
             self.spool.patrol(None);
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.spool.finished() => return,
+            }
         }
     }
 

@@ -25,7 +25,7 @@ const OVERHEAD_BYTES: usize = 512;
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub messages_max: usize,
-    /// Payloads, and [`OVERHEAD_BYTES`] for each.
+    /// Payloads, and `OVERHEAD_BYTES` for each.
     pub bytes_max: usize,
     /// Once the oldest waits for longer, nothing more is taken.
     pub age_max: Duration,
@@ -38,12 +38,12 @@ pub struct Bounds {
 /// Makes both ends.
 pub fn open(bounds: Bounds, metrics: BrokerMetrics) -> (Intake, Spool) {
     let (orders, taken) = mpsc::unbounded_channel();
-    let (stale, is_stale) = watch::channel(false);
+    let stale = watch::Sender::new(false);
     let room = Room {
         messages: Arc::new(Semaphore::new(bounds.messages_max.min(Semaphore::MAX_PERMITS))),
         bytes: Arc::new(Semaphore::new(bounds.bytes_max.min(Semaphore::MAX_PERMITS))),
     };
-    let intake = Intake { room: room.clone(), orders, is_stale, bounds };
+    let intake = Intake { room: room.clone(), orders, stale: stale.clone(), bounds };
     let spool = Spool {
         orders: taken,
         room,
@@ -63,6 +63,17 @@ pub fn open(bounds: Bounds, metrics: BrokerMetrics) -> (Intake, Spool) {
 struct Room {
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+}
+
+impl Room {
+    fn close(&self) {
+        self.messages.close();
+        self.bytes.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.messages.is_closed()
+    }
 }
 
 /// A message's share of the room; given back when dropped.
@@ -92,7 +103,7 @@ pub struct Entry {
 pub struct Intake {
     room: Room,
     orders: mpsc::UnboundedSender<Order>,
-    is_stale: watch::Receiver<bool>,
+    stale: watch::Sender<bool>,
     bounds: Bounds,
 }
 
@@ -114,8 +125,8 @@ impl Intake {
 
     /// `None` once the spool takes nothing more.
     async fn place(&self, cost: usize) -> Option<Place> {
-        if *self.is_stale.borrow() {
-            self.is_stale.clone().wait_for(|stale| !stale).await.ok()?;
+        if *self.stale.borrow() {
+            self.stale.subscribe().wait_for(|stale| !stale || self.room.is_closed()).await.ok()?;
         }
         // The largest message fits an empty spool, whatever the bound.
         let cost = u32::try_from(cost.min(self.bounds.bytes_max)).unwrap_or(u32::MAX);
@@ -124,8 +135,12 @@ impl Intake {
         Some(Place { _message: message, _bytes: bytes })
     }
 
-    /// Asks the spool's other end to finish with what was taken so far.
+    /// Takes nothing more, and asks the spool's other end to finish with what was taken so far. Whoever waits for room
+    /// is told at once, whatever the other end is busy with.
     pub fn stop(&self) {
+        self.room.close();
+        // Wakes who waits for that to change, to look at the room as well.
+        self.stale.send_modify(|_| ());
         let _ = self.orders.send(Order::Stop);
     }
 }
@@ -273,12 +288,70 @@ impl Spool {
                 entry.number = self.numbers.next(&entry.message.target);
                 self.waiting.push_back(entry);
             }
-            Some(Order::Stop) | None => {
-                self.stopping = true;
-                // Who waits for room is told that there will be none.
-                self.room.messages.close();
-                self.room.bytes.close();
-            }
+            Some(Order::Stop) | None => self.stopping = true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::broker::Settle;
+    use crate::message::{PayloadKind, Target};
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Result<(), NotAccepted>>>);
+
+    impl Settle for Heard {
+        fn settled(&self, outcome: Result<(), NotAccepted>) {
+            self.0.lock().unwrap().push(outcome);
+        }
+    }
+
+    fn message() -> Message {
+        let payload = Bytes::from_static(b"hello");
+        Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, payload }
+    }
+
+    /// Senders wait for longer than a test lasts.
+    fn bounds(messages_max: usize, age_max: Duration) -> Bounds {
+        let wait = Duration::from_secs(3600);
+        Bounds { messages_max, bytes_max: 1 << 20, age_max, wait, keep: Duration::ZERO }
+    }
+
+    /// What the sender of one more message hears when the intake stops while nobody is at the other end.
+    async fn heard_at_a_stop(intake: &Intake) -> Vec<Result<(), NotAccepted>> {
+        let (began, waits) = (Instant::now(), Arc::new(Heard::default()));
+        let mut waiting = pin!(intake.take(message(), Receipt::to(waits.clone())));
+        assert!((&mut waiting).now_or_never().is_none());
+        intake.stop();
+        waiting.await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+        let heard = waits.0.lock().unwrap();
+        heard.clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_told_at_once_to_who_waits_for_room() {
+        let (intake, _spool) = open(bounds(1, Duration::from_secs(60)), BrokerMetrics::default());
+        let taken = Arc::new(Heard::default());
+        intake.take(message(), Receipt::to(taken.clone())).await;
+        assert_eq!(heard_at_a_stop(&intake).await, [Err(NotAccepted::Stopping)]);
+        assert!(taken.0.lock().unwrap().is_empty(), "what was taken may still be confirmed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_told_at_once_to_who_waits_for_the_oldest_to_be_confirmed() {
+        let (intake, mut spool) = open(bounds(10, Duration::from_secs(60)), BrokerMetrics::default());
+        intake.take(message(), Receipt::to(Arc::new(Heard::default()))).await;
+        tokio::time::advance(Duration::from_secs(61)).await;
+        spool.patrol(None);
+        assert_eq!(heard_at_a_stop(&intake).await, [Err(NotAccepted::Stopping)]);
     }
 }

@@ -1,0 +1,136 @@
+//! Whatever is left out for a slow reader, what arrives are whole frames in order, and nothing is lost uncounted.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::tests::Stub;
+use super::*;
+use crate::protocol::{Opcode, encode, frame};
+
+/// What happens to an outbox.
+#[derive(Debug, Clone)]
+enum Step {
+    /// One batch: a message of each of these lengths.
+    Messages(Vec<usize>),
+    /// A pong with a payload of this length.
+    Pong(usize),
+    /// The socket takes so many bytes.
+    Room(usize),
+}
+
+/// A frame as it was sent, or arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sent {
+    is_control: bool,
+    bytes: Vec<u8>,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Lengths around every border: of the header's forms, of what is copied, of what is copied together.
+    let length = prop_oneof![4 => 4..300_usize, 1 => 1000..1100_usize, 1 => 4..40_000_usize, 1 => 65_530..65_540_usize];
+    let room = prop_oneof![3 => 1..500_usize, 2 => 1..100_000_usize];
+    prop_oneof![
+        4 => vec(length, 1..8).prop_map(Step::Messages),
+        1 => (0..=125_usize).prop_map(Step::Pong),
+        4 => room.prop_map(Step::Room),
+    ]
+}
+
+/// An outbox, and what it was given.
+struct Trial {
+    outbox: Outbox,
+    stub: Stub,
+    bytes_max: usize,
+    /// What was replayed: it does not count.
+    past_bytes: usize,
+    sent: Vec<Sent>,
+    missed: u32,
+}
+
+impl Trial {
+    /// A frame of its own kind and number; the number makes each another one.
+    fn frame(&mut self, opcode: Opcode, length: usize) -> Bytes {
+        let mut payload = vec![0; length];
+        for (byte, number) in payload.iter_mut().zip((self.sent.len() as u32).to_be_bytes()) {
+            *byte = number;
+        }
+        let mut out = bytes::BytesMut::new();
+        encode(opcode, &payload, &mut out);
+        self.sent.push(Sent { is_control: opcode.is_control(), bytes: out.to_vec() });
+        out.freeze()
+    }
+
+    /// The past that the session begins with: messages of these lengths, in pieces of so many.
+    fn replay(&mut self, lengths: &[usize], together: usize) {
+        let frames: Vec<Bytes> = lengths.iter().map(|length| self.frame(Opcode::Binary, *length)).collect();
+        let pieces: Vec<Bytes> = frames.chunks(together).map(|piece| Bytes::from(piece.concat())).collect();
+        self.past_bytes = pieces.iter().map(Bytes::len).sum();
+        self.outbox.replay(&pieces);
+    }
+
+    /// False once the session would be given up.
+    fn take(&mut self, step: &Step) -> bool {
+        let frames = match step {
+            Step::Room(bytes) => {
+                self.stub.makes_room(*bytes);
+                self.flush();
+                return true;
+            }
+            Step::Pong(length) => self.frame(Opcode::Pong, *length),
+            Step::Messages(lengths) => {
+                let frames: Vec<Bytes> = lengths.iter().map(|length| self.frame(Opcode::Binary, *length)).collect();
+                Bytes::from(frames.concat())
+            }
+        };
+        let before = self.outbox.waiting_bytes();
+        let bytes_max = self.bytes_max + self.past_bytes;
+        let (verdict, missed) = self.outbox.send_over_oldest(&self.stub, &frames, self.bytes_max);
+        self.missed += missed;
+        assert!(verdict == Verdict::Full || before == 0 || self.outbox.waiting_bytes() <= bytes_max);
+        verdict == Verdict::Taken
+    }
+
+    fn flush(&self) {
+        self.outbox.poll_flush(&mut Context::from_waker(Waker::noop()), &self.stub);
+    }
+
+    fn received(&self) -> Vec<Sent> {
+        self.flush();
+        let taken = self.stub.taken_bytes();
+        let (mut rest, mut received) = (&taken[..], Vec::new());
+        while !rest.is_empty() {
+            let span = frame::first(rest);
+            received.push(Sent { is_control: span.is_control, bytes: rest[..span.bytes].to_vec() });
+            rest = &rest[span.bytes..];
+        }
+        received
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_arrives_is_whole_and_in_order_and_what_does_not_is_counted(
+        past in vec(4..3000_usize, 0..20),
+        together in 1..8_usize,
+        steps in vec(step(), 1..120),
+        bytes_max in prop_oneof![66_000..70_000_usize, 66_000..400_000_usize],
+    ) {
+        let (outbox, stub) = (Outbox::default(), Stub::default());
+        let mut trial = Trial { outbox, stub, bytes_max, past_bytes: 0, sent: Vec::new(), missed: 0 };
+        trial.replay(&past, together);
+        let is_open = steps.iter().all(|step| trial.take(step));
+        trial.stub.makes_room(usize::MAX);
+        let received = trial.received();
+        prop_assert_eq!(trial.outbox.missed(), trial.missed);
+        prop_assert_eq!(received.len() + trial.missed as usize, trial.sent.len());
+        prop_assert!(received.starts_with(&trial.sent[..past.len()]), "some of the past was left out");
+        let mut sent = trial.sent.iter();
+        for frame in &received {
+            let skipped: Vec<&Sent> = sent.by_ref().take_while(|sent| *sent != frame).collect();
+            prop_assert!(skipped.iter().all(|skipped| !skipped.is_control), "a control frame was left out");
+        }
+        prop_assert!(sent.all(|sent| !sent.is_control), "a control frame was left out at the end");
+        // Some ten pongs of at most 127 bytes are no reason to give a session up.
+        prop_assert!(is_open);
+    }
+}
