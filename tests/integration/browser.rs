@@ -188,7 +188,7 @@ async fn a_message_that_the_broker_did_not_take_is_told_and_kept() {
     page.is("open").await;
     page.shows(&["first"]).await;
     page.presses(Key::Enter).await;
-    page.shows(&["first", "is anybody there?"]).await;
+    page.shows(&["is anybody there?", "first"]).await;
 }
 
 #[tokio::test]
