@@ -20,8 +20,12 @@ pub struct Faults {
     pub damaged: u64,
     /// Sessions that could not be opened.
     pub refused: u64,
+    /// Sessions whose handshake was never answered.
+    pub unanswered: u64,
     /// Sessions that ended while they were needed.
     pub closed: u64,
+    /// Measurements that should have had traffic, and had none.
+    pub untried: u64,
 }
 
 impl Faults {
@@ -35,7 +39,9 @@ impl Faults {
         self.reordered += other.reordered;
         self.damaged += other.damaged;
         self.refused += other.refused;
+        self.unanswered += other.unanswered;
         self.closed += other.closed;
+        self.untried += other.untried;
     }
 
     /// Each defect by its name, with its count: what goes to the user beside a non-zero exit.
@@ -46,7 +52,9 @@ impl Faults {
             ("deliveries out of order", self.reordered),
             ("messages damaged", self.damaged),
             ("sessions refused", self.refused),
+            ("handshakes never answered", self.unanswered),
             ("sessions closed by the server", self.closed),
+            ("measurements without any message", self.untried),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::check::Faults;
 use super::interrupt::Interrupt;
-use super::load::{Ended, Load, Opened, Published, Tally};
+use super::load::{Ended, Load, Opened, Pace, Published, Tally};
 use super::options::Work;
-use super::process::{Processes, own_cpu};
+use super::process::{Cpu, Processes, own_cpu};
 use super::progress::Progress;
 use super::server::{Kind, Server};
 
@@ -66,7 +66,11 @@ pub struct Traffic {
     pub deliveries_per_second: f64,
     /// Of WebSocket frames; what TCP and IP put around them is not counted.
     pub wire_bytes_per_delivery: f64,
+    /// Over all sessions.
     pub latency: Latency,
+    /// Of the sessions of each target, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub latency_by_target: Vec<Latency>,
     /// The latest that a message left behind its time; its latency contains it.
     pub lateness_max_ms: f64,
     pub server_cpu_us_per_delivery: Option<f64>,
@@ -90,11 +94,12 @@ pub struct Latency {
 }
 
 impl Run {
-    /// The generator rather than the server set the pace.
+    /// The generator rather than the server set the pace. Where something is lost the server is to blame, whatever the
+    /// generator did meanwhile.
     pub fn generator_was_the_limit(&self) -> bool {
         self.traffic.as_ref().is_some_and(|traffic| {
             let server_is_busier = traffic.server_cores.is_some_and(|cores| cores > traffic.generator_busy);
-            traffic.generator_busy > GENERATOR_BUSY_MAX && !server_is_busier
+            traffic.generator_busy > GENERATOR_BUSY_MAX && !server_is_busier && self.faults.lost == 0
         })
     }
 }
@@ -113,14 +118,17 @@ pub fn measure(
     let (cpu, own) = (server.processes.cpu(), own_cpu());
     let load = Load::start(work.plan(&server.targets))?;
     let opened = conductor.open(&load)?;
-    let connect_cpu = difference(server.processes.cpu(), cpu);
+    let connect_cpu = used(server.processes.cpu(), cpu);
     let connect_own = own_cpu().saturating_sub(own);
     std::thread::sleep(work.settle);
     let idle_kib = server.processes.pss_kib();
     let all_open = opened.sessions == work.sessions;
     let traffic = if work.connect_only || !all_open { None } else { Some(conductor.traffic(&load)?) };
     let after_kib = server.processes.pss_kib();
-    let tally = load.leave();
+    let mut tally = load.leave();
+    if !work.connect_only && traffic.as_ref().is_none_or(|traffic| traffic.messages == 0) {
+        tally.faults.untried = 1;
+    }
     let memory = before_kib.zip(idle_kib).zip(after_kib).map(|((before_kib, idle_kib), after_kib)| Memory {
         before_kib,
         idle_kib,
@@ -172,8 +180,16 @@ impl Conductor<'_> {
         self.phase(load, "warming up", self.work.warmup, false)?;
         let (cpu, own) = (self.processes.cpu(), own_cpu());
         let published = self.phase(load, "measuring", self.work.duration, true)?;
-        let cpu = difference(self.processes.cpu(), cpu);
-        Ok(Traffic::of(published, cpu, own_cpu().saturating_sub(own)))
+        let cpu = used(self.processes.cpu(), cpu);
+        Ok(Traffic::of(published, self.seconds(published), cpu, own_cpu().saturating_sub(own)))
+    }
+
+    /// What counts are divided by. In an open loop the schedule lasts as long as it lasts, however early its last
+    /// message came; where nothing came, the time that was waited for it counts.
+    fn seconds(&self, published: Published) -> f64 {
+        let took = if published.deliveries == 0 { published.watched } else { published.took };
+        let least = if matches!(self.work.pace, Pace::Rate(_)) { self.work.duration } else { Duration::ZERO };
+        took.max(least).as_secs_f64().max(1e-9)
     }
 
     fn phase(&mut self, load: &Load, doing: &str, duration: Duration, measured: bool) -> Result<Published, Ended> {
@@ -186,8 +202,8 @@ impl Conductor<'_> {
 }
 
 impl Traffic {
-    fn of(published: Published, cpu: Option<Duration>, own: Duration) -> Traffic {
-        let seconds = published.took.as_secs_f64().max(1e-9);
+    fn of(published: Published, seconds: f64, cpu: Option<Duration>, own: Duration) -> Traffic {
+        let watched = published.watched.as_secs_f64().max(1e-9);
         let per_delivery = |cpu: Duration| cpu.as_secs_f64() * 1e6 / published.deliveries.max(1) as f64;
         Traffic {
             messages: published.messages,
@@ -197,17 +213,20 @@ impl Traffic {
             deliveries_per_second: published.deliveries as f64 / seconds,
             wire_bytes_per_delivery: published.bytes as f64 / published.deliveries.max(1) as f64,
             latency: Latency::of(&super::load::latency_histogram()),
+            latency_by_target: Vec::new(),
             lateness_max_ms: 0.0,
             server_cpu_us_per_delivery: cpu.map(per_delivery),
-            server_cores: cpu.map(|cpu| cpu.as_secs_f64() / seconds),
+            server_cores: cpu.map(|cpu| cpu.as_secs_f64() / watched),
             generator_cpu_us_per_delivery: per_delivery(own),
-            generator_busy: published.busiest.as_secs_f64() / seconds,
+            generator_busy: published.busiest.as_secs_f64() / watched,
         }
     }
 
     fn with_latency(self, tally: &Tally) -> Traffic {
         let lateness_max_ms = tally.lateness.max() as f64 / 1e6;
-        Traffic { latency: Latency::of(&tally.latency), lateness_max_ms, ..self }
+        let several = tally.latencies.iter().filter(|_| tally.latencies.len() > 1);
+        let latency_by_target = several.map(Latency::of).collect();
+        Traffic { latency: Latency::of(&tally.latency()), latency_by_target, lateness_max_ms, ..self }
     }
 }
 
@@ -243,8 +262,8 @@ fn connect(tally: &Tally, opened: Opened, cpu: Option<Duration>, own: Duration) 
     }
 }
 
-fn difference(after: Option<Duration>, before: Option<Duration>) -> Option<Duration> {
-    Some(after?.saturating_sub(before?))
+fn used(after: Option<Cpu>, before: Option<Cpu>) -> Option<Duration> {
+    after?.since(before?)
 }
 
 fn go_on(interrupt: &Interrupt) -> Result<(), Ended> {

@@ -33,25 +33,38 @@ use server::Kind;
 pub use options::{Conflict, Task, declare, read};
 pub use process::stop_with_stdin;
 
+/// Open files of a process beside its sessions: its output, polls, timers, listeners and links to a broker.
+const OTHER_FILES: u64 = 64;
+
 /// Does what was asked. A failure exit means that a server lost, doubled or reordered something.
 pub fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Floor { frames } => server::floor::run(frames).map(|()| ExitCode::SUCCESS),
         Task::Measure(options) => {
-            crate::open_files::raise();
+            report::check_files(&options)?;
+            check_open_files(options.work.sessions)?;
             let report = rounds(&options, &Interrupt::listen()?)?;
             print!("{}", report::text(&report));
             report.write(&options)?;
             Ok(if report.faults().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Task::Suite(options) => {
-            crate::open_files::raise();
+            report::check_files(&options)?;
+            check_open_files(suite::sessions_max(options.scale))?;
             let table = suite::run(&options, &Interrupt::listen()?)?;
             print!("{}", table.markdown());
             table.write(&options)?;
             Ok(if table.is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// Before anything is measured: so many sessions need as many files, here and in the server that is started.
+fn check_open_files(sessions: usize) -> anyhow::Result<()> {
+    let (needed, limit) = (sessions as u64 + OTHER_FILES, crate::open_files::raise());
+    let advice = "raise the hard limit (ulimit -Hn), or measure fewer";
+    anyhow::ensure!(limit >= needed, "{sessions} sessions take {needed} open files of {limit} allowed: {advice}");
+    Ok(())
 }
 
 /// Measures every server in turn, as often as asked.

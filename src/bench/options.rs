@@ -15,6 +15,28 @@ use crate::config::BrokerUri;
 /// The longest phase that may be asked for.
 const PHASE_SECONDS_MAX: f64 = 86_400.0;
 
+/// What the suite decides by itself, for each of its rows.
+const NOT_WITH_SUITE: [&str; 18] = [
+    "url",
+    "pid",
+    "compare",
+    "instances",
+    "worker-threads",
+    "coalesce-ms",
+    "floor",
+    "floor-frames",
+    "sessions",
+    "publishers",
+    "rate",
+    "window",
+    "size",
+    "payload",
+    "compress",
+    "threads",
+    "concurrency",
+    "connect",
+];
+
 /// What `warren bench` is to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Task {
@@ -125,7 +147,7 @@ fn work_arguments() -> [Arg; 12] {
             .action(ArgAction::SetTrue)
             .conflicts_with("floor")
             .help("Ask for compressed messages (permessage-deflate), and take no server that does not agree"),
-        seconds("duration", "5").help("Measured time"),
+        seconds("duration", "5").value_parser(measured_phase).help("Measured time, more than 0"),
         seconds("warmup", "1").help("Time before it that counts for nothing"),
         number("threads", "N", "1").help("Threads of the generator"),
         number("concurrency", "N", "256").help("Handshakes under way at a time"),
@@ -160,7 +182,10 @@ fn server_arguments() -> [Arg; 10] {
             .long("floor")
             .action(ArgAction::SetTrue)
             .help("Measure beside it what this machine's system calls alone take"),
-        number("floor-frames", "N", "8").help("Frames in each write of the floor in a closed loop"),
+        number("floor-frames", "N", "8")
+            .conflicts_with("rate")
+            .requires("floor")
+            .help("Frames in each write of the floor in a closed loop"),
         Arg::new("compare")
             .long("compare")
             .value_name("URL")
@@ -184,13 +209,14 @@ fn report_arguments() -> [Arg; 4] {
         Arg::new("suite")
             .long("suite")
             .action(ArgAction::SetTrue)
-            .conflicts_with_all(["url", "compare", "rate", "connect", "payload", "compress", "coalesce-ms"])
+            .conflicts_with_all(NOT_WITH_SUITE)
             .help("Measure everything that docs/benchmarks.md shows, against its targets, as a Markdown table"),
         Arg::new("scale")
             .long("scale")
             .value_name("FACTOR")
             .default_value("1")
             .value_parser(positive)
+            .requires("suite")
             .help("Factor for the sessions and seconds of --suite"),
     ]
 }
@@ -219,6 +245,13 @@ fn positive(text: &str) -> Result<f64, String> {
 fn phase(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.0..=PHASE_SECONDS_MAX).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds from 0 to {PHASE_SECONDS_MAX}"))
+}
+
+fn measured_phase(text: &str) -> Result<Duration, String> {
+    phase(text).and_then(|duration| match duration.is_zero() {
+        true => Err("nothing is measured in no time".to_owned()),
+        false => Ok(duration),
+    })
 }
 
 /// What the arguments ask for.
@@ -366,6 +399,23 @@ mod tests {
     }
 
     #[test]
+    fn the_suite_ignores_no_argument() {
+        let with_value = |name: &str| match name {
+            "url" => "ws://h/".to_owned(),
+            "compare" => "--compare ws://h/".to_owned(),
+            "payload" => "--payload json".to_owned(),
+            "floor" | "compress" | "connect" => format!("--{name}"),
+            "floor-frames" => "--floor --floor-frames 2".to_owned(),
+            _ => format!("--{name} 2"),
+        };
+        for name in NOT_WITH_SUITE {
+            let line = format!("{} --suite", with_value(name));
+            let error = parse(&line).expect_err(&line);
+            assert!(error.contains("cannot be used with"), "{line}: {error}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for (line, word) in [
             ("--sessions 0", "--sessions 0"),
@@ -375,6 +425,10 @@ mod tests {
             ("--payload xml", "filler or json"),
             ("--compress --floor", "cannot be used with"),
             ("--suite --compress", "cannot be used with"),
+            ("--floor --floor-frames 2 --rate 5", "cannot be used with"),
+            ("--floor-frames 2", "--floor"),
+            ("--scale 2", "--suite"),
+            ("--duration 0", "nothing is measured"),
             ("--publishers 5 --sessions 4", "only 4 sessions"),
             ("--threads 5 --sessions 4", "only 4 sessions"),
             ("--rate 0", "above 0"),

@@ -130,6 +130,36 @@ async fn a_server_that_is_not_there_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_accepts_and_says_nothing_is_found_out() {
+    // The kernel accepts; nobody reads.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let json = temporary("silent.json");
+    let address = silent.local_addr().expect("its address");
+    let output = bench(&["--sessions", "3", "--json", &json, &format!("ws://{address}/")]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains("3 handshakes never answered"), "{report}");
+    assert!(report.contains("1 measurements without any message"), "{report}");
+    assert_eq!(read_json(&json)["ok"], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_that_the_server_does_not_take_ends_the_run() {
+    let address = deaf_server().await;
+    let output = bench(&["--sessions", "1", "--rate", "1000000", "--size", "65536", &format!("ws://{address}/")]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot send at this rate"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_beyond_the_generator_ends_with_the_phase() {
+    let output = bench(&["--sessions", "1", "--rate", "1000000000"]).await;
+    let has_report = String::from_utf8_lossy(&output.stdout).contains("deliveries/s");
+    let is_too_fast = String::from_utf8_lossy(&output.stderr).contains("cannot send at this rate");
+    assert!(has_report || is_too_fast, "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn arguments_that_make_no_sense_exit_with_2() {
     let output = bench(&["--sessions", "1", "--publishers", "2"]).await;
     assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -146,6 +176,20 @@ async fn the_servers_it_started_do_not_outlive_it_when_it_is_killed() {
         assert_eq!(children.len(), 1, "{server}: {children:?}");
         bench.signal(Signal::KILL);
         eventually(&format!("{server} is gone"), || async { !is_running(children[0]) }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_work_is_said_before_anything_is_measured() {
+    for (arguments, why) in [
+        (&["--json", "/nowhere/at/all.json"][..], "cannot write /nowhere/at/all.json"),
+        (&["--pid", "4294967295", "ws://127.0.0.1:9/"], "--pid 4294967295: there is no such process"),
+        (&["--sessions", "4000000000"], "open files"),
+    ] {
+        let output = bench(arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(why) && !said.contains("opening"), "{said}");
     }
 }
 
@@ -192,6 +236,20 @@ async fn defective_server(copies: Copies) -> SocketAddr {
                 }
             });
         }
+    });
+    address
+}
+
+/// Answers the first message, by which the session knows that it hears, and reads no more.
+async fn deaf_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a session");
+        let mut session = accept_async(stream).await.expect("a handshake");
+        let probe = session.next().await.expect("a message").expect("a whole one");
+        session.send(probe).await.expect("an open session");
+        std::future::pending::<()>().await;
     });
     address
 }

@@ -17,8 +17,9 @@ pub enum Entry {
 
 /// One worker's results; joined, those of the whole load.
 pub struct Tally {
-    /// From the time a message was due to its arrival, for each delivery of a measured phase.
-    pub latency: Histogram<u64>,
+    /// From the time a message was due to its arrival, for each delivery of a measured phase; by the target of the
+    /// session that heard it.
+    pub latencies: Vec<Histogram<u64>>,
     /// From the start of a connection to the server's agreement.
     pub handshakes: Histogram<u64>,
     /// How late messages were sent, which their latencies contain.
@@ -34,9 +35,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn new(sessions: usize, publishers: usize) -> Tally {
+    pub fn new(sessions: usize, publishers: usize, targets: usize) -> Tally {
         Tally {
-            latency: latency_histogram(),
+            latencies: (0..targets.max(1)).map(|_| latency_histogram()).collect(),
             handshakes: latency_histogram(),
             lateness: latency_histogram(),
             published: vec![0; publishers],
@@ -67,7 +68,7 @@ impl Tally {
             return Entry::Other;
         }
         if marker.sent_ns >= expected.measured_from_ns {
-            self.latency.saturating_record(expected.now_ns.saturating_sub(marker.sent_ns));
+            self.latencies[expected.target].saturating_record(expected.now_ns.saturating_sub(marker.sent_ns));
         }
         Entry::Delivery
     }
@@ -79,7 +80,9 @@ impl Tally {
 
     pub fn join(mut self, other: Tally) -> Tally {
         // All histograms have the same bounds, so adding cannot fail.
-        let _ = self.latency.add(&other.latency);
+        for (sum, part) in self.latencies.iter_mut().zip(&other.latencies) {
+            let _ = sum.add(part);
+        }
         let _ = self.handshakes.add(&other.handshakes);
         let _ = self.lateness.add(&other.lateness);
         for (sum, part) in self.published.iter_mut().zip(&other.published) {
@@ -89,6 +92,15 @@ impl Tally {
         self.foreign += other.foreign;
         self.checkers.extend(other.checkers);
         self
+    }
+
+    /// The latencies over all targets.
+    pub fn latency(&self) -> Histogram<u64> {
+        let mut all = latency_histogram();
+        for latency in &self.latencies {
+            let _ = all.add(latency);
+        }
+        all
     }
 
     /// The faults over all sessions, once all is published.
@@ -107,6 +119,8 @@ pub struct Expected {
     pub run: u32,
     pub size: usize,
     pub marker_at: usize,
+    /// Where the session that heard it is connected, by the plan's order.
+    pub target: usize,
     pub now_ns: u64,
     pub measured_from_ns: u64,
 }
@@ -116,8 +130,14 @@ mod tests {
     use super::*;
     use crate::bench::marker::MARKER_BYTES;
 
-    const EXPECTED: Expected =
-        Expected { run: 7, size: MARKER_BYTES, marker_at: 0, now_ns: 5_000_000, measured_from_ns: 2_000_000 };
+    const EXPECTED: Expected = Expected {
+        run: 7,
+        size: MARKER_BYTES,
+        marker_at: 0,
+        target: 0,
+        now_ns: 5_000_000,
+        measured_from_ns: 2_000_000,
+    };
 
     fn payload(run: u32, publisher: u32, sequence: u32, sent_ns: u64) -> [u8; MARKER_BYTES] {
         Marker { run, publisher, sequence, sent_ns }.encode()
@@ -125,18 +145,27 @@ mod tests {
 
     #[test]
     fn deliveries_count_and_those_of_the_measured_phase_are_timed() {
-        let mut tally = Tally::new(1, 1);
+        let mut tally = Tally::new(1, 1, 1);
         assert_eq!(tally.enter(0, &payload(7, 0, 0, 1_000_000), EXPECTED), Entry::Delivery);
         assert_eq!(tally.enter(0, &payload(7, 0, 1, 2_000_000), EXPECTED), Entry::Delivery);
-        assert_eq!((tally.latency.len(), tally.latency.max() / 100_000), (1, 30));
+        assert_eq!((tally.latency().len(), tally.latency().max() / 100_000), (1, 30));
         assert_eq!(tally.enter(0, &payload(7, 0, 1, 2_000_000), EXPECTED), Entry::Other);
         tally.published = vec![3];
         assert_eq!(tally.settle(), Faults { lost: 1, doubled: 1, ..Faults::default() });
     }
 
     #[test]
+    fn latencies_are_kept_apart_by_target() {
+        let mut tally = Tally::new(2, 1, 2);
+        tally.enter(0, &payload(7, 0, 0, 4_000_000), EXPECTED);
+        tally.enter(1, &payload(7, 0, 0, 2_000_000), Expected { target: 1, ..EXPECTED });
+        let milliseconds: Vec<u64> = tally.latencies.iter().map(|latency| latency.max() / 900_000).collect();
+        assert_eq!((milliseconds, tally.latency().len()), (vec![1, 3], 2));
+    }
+
+    #[test]
     fn probes_and_strangers_count_for_nothing() {
-        let mut tally = Tally::new(1, 1);
+        let mut tally = Tally::new(1, 1, 1);
         assert_eq!(tally.enter(0, &payload(7, PROBE, 0, 0), EXPECTED), Entry::Probe);
         assert_eq!(tally.enter(0, &payload(8, 0, 0, 0), EXPECTED), Entry::Other);
         assert_eq!(tally.enter(0, b"Hello", EXPECTED), Entry::Other);
@@ -145,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_message_of_another_length_is_damaged() {
-        let mut tally = Tally::new(1, 1);
+        let mut tally = Tally::new(1, 1, 1);
         let longer = [&payload(7, 0, 0, 0)[..], b"x"].concat();
         tally.enter(0, &longer, EXPECTED);
         tally.published = vec![1];
@@ -154,7 +183,7 @@ mod tests {
 
     #[test]
     fn workers_add_up() {
-        let (mut one, mut two) = (Tally::new(1, 2), Tally::new(1, 2));
+        let (mut one, mut two) = (Tally::new(1, 2, 1), Tally::new(1, 2, 1));
         one.published = vec![1, 0];
         two.published = vec![0, 1];
         one.enter(0, &payload(7, 0, 0, 0), EXPECTED);

@@ -34,6 +34,8 @@ pub struct Control {
     /// Messages sent from then on count for the latencies.
     measure_from_ns: AtomicU64,
     leaving: AtomicBool,
+    /// A publisher has more unsent than it may.
+    pub too_fast: AtomicBool,
     /// Probes to be sent so far.
     pub probes: AtomicU32,
 
@@ -66,6 +68,7 @@ impl Control {
             publish_from_ns: AtomicU64::new(NEVER),
             measure_from_ns: AtomicU64::new(NEVER),
             leaving: AtomicBool::new(false),
+            too_fast: AtomicBool::new(false),
             probes: AtomicU32::new(0),
             open: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
@@ -94,9 +97,14 @@ impl Control {
         self.wake_all();
     }
 
+    /// Nobody begins another message.
+    pub fn stop_publishing(&self) {
+        self.publishing.store(false, Release);
+    }
+
     /// Returns when no worker publishes any more.
     pub fn end_publishing(&self) {
-        self.publishing.store(false, Release);
+        self.stop_publishing();
         self.wake_all();
         // A worker looks at the flag at each turn, which even with every session readable takes less than this.
         std::thread::sleep(Duration::from_millis(5));

@@ -36,6 +36,9 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Without progress for this long a phase is given up, and what has not come counts as lost.
 const STALL: Duration = Duration::from_secs(5);
 
+/// Bytes of one publisher in an open loop that the server has not taken, at most; one message may always wait.
+const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Between two probes of who hears: a session of a cluster may have to wait for its instance's binding.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -80,6 +83,9 @@ impl Default for Plan {
 pub enum Ended {
     #[error("interrupted")]
     Interrupted,
+    /// The server takes less than is published, and what waits for it grows without end.
+    #[error("cannot send at this rate: {UNSENT_BYTES_MAX} bytes of one publisher wait to be taken by the server")]
+    TooFast,
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -107,7 +113,9 @@ pub struct Published {
     pub bytes: u64,
     /// From the first message to the last delivery.
     pub took: Duration,
-    /// CPU time of the busiest worker.
+    /// From the first message until all has come or is given up.
+    pub watched: Duration,
+    /// CPU time of the busiest worker, of all that time.
     pub busiest: Duration,
 }
 
@@ -126,7 +134,7 @@ impl Load {
         Ok(Load { plan, control, workers })
     }
 
-    /// Waits until every session is open or refused. `look` is called again and again with the number so far; it
+    /// Waits until every session is open or refused, or no more answers come. `look` is called again and again with the number so far; it
     /// ends the run by an error.
     pub fn opened(&self, mut look: impl FnMut(u64) -> Result<(), Ended>) -> Result<Opened, Ended> {
         let control = &self.control;
@@ -171,11 +179,14 @@ impl Load {
             std::thread::sleep(LOOK);
             let delivered = control.delivered.load(Acquire);
             look(delivered - before.1)?;
-            if self.is_closed_loop() && progress.is_stalled(delivered) {
+            if control.too_fast.load(Acquire) || (self.is_closed_loop() && progress.is_stalled(delivered)) {
                 break;
             }
         }
         control.end_publishing();
+        if control.too_fast.load(Acquire) {
+            return Err(Ended::TooFast);
+        }
         let messages = control.published.load(Acquire) - before.0;
         let wanted = messages * control.open.load(Acquire) as u64;
         let delivered = || control.delivered.load(Acquire) - before.1;
@@ -187,6 +198,7 @@ impl Load {
             deliveries: delivered(),
             bytes: control.delivered_bytes.load(Acquire) - bytes_before,
             took: Duration::from_nanos(took),
+            watched: Duration::from_nanos(control.now_ns().saturating_sub(from)),
             busiest: busiest.unwrap_or_default(),
         })
     }
@@ -195,10 +207,12 @@ impl Load {
     pub fn leave(self) -> Tally {
         self.control.leave();
         let tallies = self.workers.into_iter().filter_map(|worker| worker.join().ok());
-        let mut tally = tallies.reduce(Tally::join).unwrap_or_else(|| Tally::new(0, 1));
+        let mut tally = tallies.reduce(Tally::join).unwrap_or_else(|| Tally::new(0, 1, 1));
         tally.faults = tally.settle();
+        let (open, refused) = (self.control.open.load(Relaxed), self.control.refused.load(Relaxed));
         tally.faults.add(&Faults {
-            refused: self.control.refused.load(Relaxed) as u64,
+            refused: refused as u64,
+            unanswered: self.plan.sessions.saturating_sub(open + refused) as u64,
             closed: self.control.closed.load(Relaxed) as u64,
             ..Faults::default()
         });

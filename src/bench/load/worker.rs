@@ -3,19 +3,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
-use super::Plan;
 use super::books::{Entry, Expected, Tally};
 use super::control::{Control, Deliveries};
 use super::inflate::Inflater;
 use super::pace::{Due, Pace, Schedule};
 use super::session::{ACCEPT_KEY, COMPRESSION, Session, Stage, handshake_answer};
 use super::timer::Timer;
+use super::{Plan, UNSENT_BYTES_MAX};
 use crate::bench::marker::{Marker, PROBE};
 use crate::bench::process::thread_cpu;
 use crate::bench::wire::{self, Template};
@@ -29,6 +29,9 @@ const EVENTS_MAX: usize = 1024;
 
 /// The shared read buffer: as much as a socket's receive buffer usually has.
 const READ_BYTES: usize = 256 * 1024;
+
+/// Messages sent in one turn of an open loop at most: in between, others want to be read.
+const SENDS_MAX: usize = 256;
 
 /// Longest wait for an event; flags set meanwhile come with a wake.
 const IDLE: Duration = Duration::from_millis(100);
@@ -74,7 +77,7 @@ impl Worker {
             sessions: Vec::with_capacity(mine),
             unopened: mine,
             opening: 0,
-            tally: Tally::new(mine, plan.publishers),
+            tally: Tally::new(mine, plan.publishers, plan.targets.len()),
             schedule: Schedule::new(&plan, index),
             template: Template::new(plan.content, plan.size),
             // One more than is right shows that it is too long.
@@ -219,6 +222,7 @@ impl Worker {
             run: self.control.run,
             size: self.plan.size,
             marker_at: self.plan.content.marker_at(),
+            target: self.number(index) % self.requests.len(),
             now_ns,
             measured_from_ns: self.control.measuring_from(),
         };
@@ -288,11 +292,13 @@ impl Worker {
         self.control.note_error(format!("session {number}: {why}"));
     }
 
-    /// Sends what is due. In a closed loop what one publisher has due leaves in one write.
+    /// Sends what is due, while the phase lasts. In a closed loop what one publisher has due leaves in one write.
     fn publish(&mut self) {
-        self.schedule.follow(self.control.publishing_from());
         let control = self.control.clone();
-        loop {
+        let is_open_loop = matches!(self.plan.pace, Pace::Rate(_));
+        let sends_max = if is_open_loop { SENDS_MAX } else { usize::MAX };
+        for _ in 0..sends_max {
+            self.schedule.follow(control.publishing_from());
             let now_ns = control.now_ns();
             let (published, delivered) = (control.published.load(Acquire), control.delivered.load(Acquire));
             let Some(due) = self.schedule.due(now_ns, published, delivered) else { break };
@@ -301,7 +307,7 @@ impl Worker {
             }
             self.send(due);
         }
-        if matches!(self.plan.pace, Pace::Window(_)) {
+        if !is_open_loop {
             for publisher in (self.index..self.plan.publishers).step_by(self.plan.threads) {
                 self.flush(publisher);
             }
@@ -317,6 +323,17 @@ impl Worker {
         self.template.append(marker, session.out());
         if matches!(self.plan.pace, Pace::Rate(_)) {
             self.flush(due.publisher);
+            self.watch_unsent(due.publisher);
+        }
+    }
+
+    /// What no server takes must not fill the memory.
+    fn watch_unsent(&mut self, publisher: usize) {
+        let bound = UNSENT_BYTES_MAX.max(2 * self.plan.size);
+        let session = self.sessions.get_mut(publisher / self.plan.threads);
+        if session.is_some_and(|session| session.out().len() > bound) {
+            self.control.too_fast.store(true, Release);
+            self.control.stop_publishing();
         }
     }
 

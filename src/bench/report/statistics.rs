@@ -26,8 +26,15 @@ pub fn ratio_of(runs: &[Run], base: &[Run], of: impl Fn(&Run) -> Option<f64>) ->
     ratio_of_pairs(&runs.iter().zip(base).filter_map(pair).collect::<Vec<_>>())
 }
 
+/// Of what was measured on both sides: nothing takes no time at all.
 fn ratio_of_pairs(pairs: &[(f64, f64)]) -> Option<f64> {
-    median(&pairs.iter().filter(|(_, base)| *base > 0.0).map(|(value, base)| value / base).collect::<Vec<_>>())
+    median(
+        &pairs
+            .iter()
+            .filter(|(value, base)| *value > 0.0 && *base > 0.0)
+            .map(|(value, base)| value / base)
+            .collect::<Vec<_>>(),
+    )
 }
 
 #[cfg(test)]
@@ -46,6 +53,6 @@ mod tests {
     fn pairs_are_compared_before_they_are_ranked() {
         let drifting = [(2.0, 1.0), (20.0, 10.0), (220.0, 100.0)];
         assert_eq!(ratio_of_pairs(&drifting), Some(2.0));
-        assert_eq!(ratio_of_pairs(&[(1.0, 0.0)]), None);
+        assert_eq!(ratio_of_pairs(&[(1.0, 0.0), (0.0, 1.0)]), None);
     }
 }

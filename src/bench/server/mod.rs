@@ -99,6 +99,9 @@ impl Server {
                 let mut server = Server::empty();
                 server.targets.clone_from(targets);
                 server.processes = Processes(pids.clone());
+                if let Some(pid) = server.processes.missing() {
+                    bail!("--pid {pid}: there is no such process");
+                }
                 Ok(server)
             }
             Kind::Floor { frames } => {

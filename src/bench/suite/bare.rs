@@ -1,8 +1,8 @@
 //! The bare lapin pair: what RabbitMQ and its client library take by themselves.
 //!
 //! One publisher with confirms and one consumer, on a connection each, over the same path as Warren's (a fanout
-//! exchange, one exchange-to-exchange binding, an exclusive queue), and nothing else: no headers, no acknowledgements,
-//! no sockets behind it. lapin is spoken here rather than through `broker::rabbitmq`, because that is what is measured.
+//! exchange, one exchange-to-exchange binding, an exclusive queue), acknowledged as Warren does, many at once; and nothing
+//! else: no headers, no sockets behind it. lapin is spoken here rather than through `broker::rabbitmq`, because that is what is measured.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeBindOptions, ExchangeDeclareOptions,
-    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind, PublisherConfirm};
@@ -24,15 +24,39 @@ use crate::config::BrokerUri;
 /// Messages on their way to the consumer at most: enough that it never waits.
 const UNDERWAY_MAX: u64 = 4096;
 
+/// Messages that the broker sends ahead of the acknowledgements.
+const PREFETCH: u16 = 300;
+
+/// Messages that are acknowledged at a time.
+const ACKNOWLEDGED: u64 = 100;
+
 /// Time for messages to arrive after the last was published.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Pair {
     publisher: Channel,
-    consumer: Consumer,
+    messages: Messages,
     exchange: String,
     /// Closed with their last handle, and the queue and exchanges with them.
     _connections: [Connection; 2],
+}
+
+/// What comes, acknowledged as it is taken.
+struct Messages {
+    consumer: Consumer,
+    taken: u64,
+}
+
+impl Messages {
+    /// `None` when the queue is gone.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        let delivery = self.consumer.next().await?.ok()?;
+        self.taken += 1;
+        if self.taken.is_multiple_of(ACKNOWLEDGED) {
+            delivery.acker.ack(BasicAckOptions { multiple: true }).await.ok()?;
+        }
+        Some(delivery.data)
+    }
 }
 
 /// Latencies at a fixed rate, from the time each message was due.
@@ -44,8 +68,8 @@ pub fn latency(broker: &BrokerUri, rate: f64, size: usize, duration: Duration) -
         let consuming = tokio::spawn(async move {
             let mut latencies = latency_histogram();
             while latencies.len() < count {
-                let Some(Ok(delivery)) = pair.consumer.next().await else { break };
-                let due = delivery.data.first_chunk().map_or(0, |due| u64::from_le_bytes(*due));
+                let Some(body) = pair.messages.next().await else { break };
+                let due = body.first_chunk().map_or(0, |due| u64::from_le_bytes(*due));
                 latencies.saturating_record(nanoseconds(epoch.elapsed()).saturating_sub(due));
             }
             latencies
@@ -69,7 +93,7 @@ pub fn throughput(broker: &BrokerUri, window: usize, size: usize, duration: Dura
         let arrived = Arc::new(AtomicU64::new(0));
         let counter = arrived.clone();
         let consuming = tokio::spawn(async move {
-            while let Some(Ok(_)) = pair.consumer.next().await {
+            while pair.messages.next().await.is_some() {
                 counter.fetch_add(1, Ordering::Release);
             }
         });
@@ -127,10 +151,10 @@ async fn open(broker: &BrokerUri) -> Result<Pair, lapin::Error> {
     channel.queue_bind(queue.clone(), own.as_str().into(), "".into(), QueueBindOptions::default(), table()).await?;
     let bind = ExchangeBindOptions::default();
     channel.exchange_bind(own.as_str().into(), exchange.as_str().into(), "".into(), bind, table()).await?;
-    let no_ack = BasicConsumeOptions { no_ack: true, ..Default::default() };
-    let consumer = channel.basic_consume(queue, "".into(), no_ack, table()).await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    let consumer = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), table()).await?;
     publisher.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(Pair { publisher, consumer, exchange, _connections: connections })
+    Ok(Pair { publisher, messages: Messages { consumer, taken: 0 }, exchange, _connections: connections })
 }
 
 /// Sends one message; what comes of it is its confirm, to be awaited.

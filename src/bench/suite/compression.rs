@@ -1,5 +1,6 @@
 //! What compression costs and saves, with JSON as an application would send it.
 
+use super::local::rounds_line;
 use super::row::{Row, Target};
 use super::{Case, Suite, cpu, per_session};
 use crate::bench::load::Pace;
@@ -31,9 +32,11 @@ impl Suite<'_> {
         compare("bytes on the wire per delivery of it", "bytes", 0, wire_bytes);
         let work = self.work(10_000, Pace::Window(1));
         let idle = Work { connect_only: true, compress: true, ..work };
-        let run = self.measure("warren, compressed", &kind, &idle)?;
         let what = format!("memory per idle session of {}, with compression", idle.sessions);
-        self.add(Row::new(what, "KiB", per_session(&run), Target::AtMost(1.0)).note("PSS"));
+        let rounds = self.few_rounds();
+        let [runs] = self.in_turn(rounds, &[Case { name: "warren, compressed", kind, work: idle }])?;
+        let note = format!("PSS; {}", rounds_line(rounds));
+        self.add(Row::new(what, "KiB", median_of(&runs, per_session), Target::AtMost(1.0)).note(note));
         Ok(())
     }
 }

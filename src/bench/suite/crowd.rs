@@ -14,7 +14,7 @@ use crate::bench::report::{median, median_of, ratio_of, shown};
 use crate::bench::server::Kind;
 
 const FEW: usize = 1_000;
-const MANY: usize = 18_000;
+pub const MANY: usize = 18_000;
 
 /// Deliveries of one message each, per second and session, while there are few.
 const RATE: f64 = 100.0;

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::bench::check::Faults;
 use crate::bench::interrupt::Interrupt;
 use crate::bench::load::{ACCEPT_KEY, Ended, Load, Plan, handshake_answer};
 use crate::protocol::accept_key;
@@ -15,8 +16,8 @@ const AFTERWARDS: Duration = Duration::from_millis(500);
 /// Longest wait for one handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The slowest handshake while all of the plan's sessions leave at once.
-pub fn slowest_handshake(plan: Plan, interrupt: &Interrupt) -> anyhow::Result<Duration> {
+/// The slowest handshake while all of the plan's sessions leave at once, and what went wrong with these.
+pub fn slowest_handshake(plan: Plan, interrupt: &Interrupt) -> anyhow::Result<(Duration, Faults)> {
     let target = plan.targets.first().cloned().ok_or_else(|| anyhow::anyhow!("no target"))?;
     let (address, request) = (target.resolve()?, target.request(ACCEPT_KEY, None));
     let load = Load::start(plan)?;
@@ -29,9 +30,11 @@ pub fn slowest_handshake(plan: Plan, interrupt: &Interrupt) -> anyhow::Result<Du
             if end.is_none() && leaving.is_finished() {
                 end = Some(Instant::now() + AFTERWARDS);
             }
+            anyhow::ensure!(!interrupt.is_set(), Ended::Interrupted);
             slowest = slowest.max(handshake(address, &request)?);
         }
-        Ok(slowest)
+        let tally = leaving.join().map_err(|_| anyhow::anyhow!("the generator failed"))?;
+        Ok((slowest, tally.faults))
     })
 }
 

@@ -3,12 +3,22 @@
 use super::row::{Row, Target};
 use super::{Case, NO_BROKER, Suite, cpu, deliveries, leave, per_session};
 use crate::bench::load::Pace;
+use crate::bench::measure::Run;
 use crate::bench::options::Work;
-use crate::bench::report::{median_of, ratio_of, shown};
+use crate::bench::report::{median, median_of, ratio_of, shown};
 use crate::bench::server::{Kind, Own, Server};
 
 /// Frames in each write of the floor that a loaded server is compared with.
 pub const LOADED_FRAMES: usize = 8;
+
+/// Deliveries a second that a loaded Warren must reach in process.
+const DELIVERIES: f64 = 1_100_000.0;
+
+/// CPU per delivery of a loaded Warren, by the floor's.
+const LOADED_TARGET: Target = Target::AtMost(1.3);
+
+/// Messages on their way where a server that writes about half of them at a time joins as many as the floor.
+const LOADED_MORE: Pace = Pace::Window(2 * LOADED_FRAMES as u32);
 
 /// Messages on their way where a server is loaded: as many as the floor joins.
 pub const LOADED: Pace = Pace::Window(LOADED_FRAMES as u32);
@@ -30,11 +40,23 @@ impl Suite<'_> {
     /// As fast as it goes, where messages can be joined.
     pub fn under_load(&mut self) -> anyhow::Result<()> {
         let targets = LoadedTargets {
-            cpu: Target::AtMost(1.3),
-            deliveries: Target::AtLeast(1_100_000.0),
-            through_rabbitmq: Target::AtLeast(0.8),
+            cpu: LOADED_TARGET,
+            deliveries: Target::AtLeast(DELIVERIES),
+            // Four fifths of what is asked of the in-process broker.
+            through_rabbitmq: Target::AtLeast(0.8 * DELIVERIES),
         };
         self.loaded("", self.work(1_000, LOADED), self.rounds, &targets)
+    }
+
+    /// With twice as many messages on their way: a server that writes some while others come joins about half of them.
+    pub fn under_more_load(&mut self) -> anyhow::Result<()> {
+        let work = self.work(1_000, LOADED_MORE);
+        let floor = Case { name: "floor", kind: Kind::Floor { frames: LOADED_FRAMES }, work: work.clone() };
+        let warren = Case { name: "warren", kind: self.warren(), work: work.clone() };
+        let [floor, warren] = self.in_turn(self.rounds, &[floor, warren])?;
+        let what = format!("CPU per delivery under load, {}", work.pace);
+        self.add(loaded_row(what, &work, &warren, &floor, LOADED_TARGET));
+        Ok(())
     }
 
     /// Both of the above for larger messages, fewer of them where they are large.
@@ -77,21 +99,17 @@ impl Suite<'_> {
             }
         };
         let stands_on = format!("{} sessions, {}", work.sessions, work.pace);
-        let [own, least] = [&warren, &floor].map(|runs| shown(median_of(runs, cpu), 2));
-        let ratio = ratio_of(&warren, &floor, cpu);
-        let what = format!("CPU per delivery{of} under load");
-        let row = Row::new(what, "× floor of 8 frames a write", ratio, targets.cpu);
-        self.add(row.note(format!("{stands_on}; {own} against {least} µs")));
+        self.add(loaded_row(format!("CPU per delivery{of} under load"), &work, &warren, &floor, targets.cpu));
         let [own, most] = [&warren, &floor].map(|runs| median_of(runs, deliveries));
         let row = Row::new(format!("deliveries{of}, in process"), "/s", own, targets.deliveries);
         self.add(row.note(format!("{stands_on}; floor {}", shown(most, 0))));
-        let note = match median_of(&rabbit, deliveries) {
-            Some(through) => format!("{stands_on}; {} deliveries/s", shown(Some(through), 0)),
+        let through = median_of(&rabbit, deliveries);
+        let note = match ratio_of(&rabbit, &warren, deliveries) {
+            Some(share) => format!("{stands_on}; {share:.2} × in process"),
             None => NO_BROKER.to_owned(),
         };
-        let share = ratio_of(&rabbit, &warren, deliveries);
         let what = format!("deliveries{of} through RabbitMQ");
-        self.add(Row::new(what, "× in process", share, targets.through_rabbitmq).note(note));
+        self.add(Row::new(what, "/s", through, targets.through_rabbitmq).note(note));
         Ok(())
     }
 
@@ -104,10 +122,15 @@ impl Suite<'_> {
         for (sessions, place, kind) in places {
             let work = Work { connect_only: true, ..self.work(sessions, Pace::Window(1)) };
             let what = format!("memory per idle session of {}, {place}", work.sessions);
-            let run = kind.map(|kind| self.measure("warren", &kind, &work)).transpose()?;
-            let note = if run.is_some() { "PSS" } else { NO_BROKER };
-            let measured = run.as_ref().and_then(per_session);
-            self.add(Row::new(what, "KiB", measured, Target::AtMost(1.0)).note(note));
+            let rounds = self.few_rounds();
+            let Some(kind) = kind else {
+                self.begin();
+                self.add(Row::new(what, "KiB", None, Target::AtMost(1.0)).note(NO_BROKER));
+                continue;
+            };
+            let [runs] = self.in_turn(rounds, &[Case { name: "warren", kind, work }])?;
+            let note = format!("PSS; {}", rounds_line(rounds));
+            self.add(Row::new(what, "KiB", median_of(&runs, per_session), Target::AtMost(1.0)).note(note));
         }
         Ok(())
     }
@@ -121,11 +144,22 @@ impl Suite<'_> {
         self.add(Row::new("connects", "/s", speed, Target::AtLeast(20_000.0)).note(stands_on.clone()));
         let cpu = median_of(&runs, |run| run.connect.server_cpu_us);
         self.add(Row::new("CPU per connect", "µs", cpu, Target::AtMost(30.0)).note(stands_on));
-        let server = Server::start(&self.warren())?;
-        self.progress.begin(format!("warren: {} sessions leave at once", work.sessions));
-        let slowest = leave::slowest_handshake(work.plan(&server.targets), self.interrupt)?.as_secs_f64() * 1e3;
+        Ok(())
+    }
+
+    pub fn handshakes_while_all_leave(&mut self) -> anyhow::Result<()> {
+        let work = self.work(10_000, Pace::Window(1));
+        let mut slowest = Vec::new();
+        for _ in 0..self.few_rounds() {
+            let server = Server::start(&self.warren())?;
+            self.progress.begin(format!("warren: {} sessions leave at once", work.sessions));
+            let (handshake, faults) = leave::slowest_handshake(work.plan(&server.targets), self.interrupt)?;
+            self.judge("warren", &faults, None);
+            slowest.push(handshake.as_secs_f64() * 1e3);
+        }
         let what = format!("slowest handshake while {} sessions leave", work.sessions);
-        self.add(Row::new(what, "ms", Some(slowest), Target::AtMost(30.0)).note("one after the other"));
+        let note = format!("one after the other; {}", rounds_line(slowest.len()));
+        self.add(Row::new(what, "ms", median(&slowest), Target::AtMost(30.0)).note(note));
         Ok(())
     }
 
@@ -170,6 +204,17 @@ impl Suite<'_> {
     }
 }
 
-fn latency_p50(run: &crate::bench::measure::Run) -> Option<f64> {
+fn loaded_row(what: String, work: &Work, warren: &[Run], floor: &[Run], target: Target) -> Row {
+    let [own, least] = [warren, floor].map(|runs| shown(median_of(runs, cpu), 2));
+    let note = format!("{} sessions, {}; {own} against {least} µs", work.sessions, work.pace);
+    Row::new(what, "× floor of 8 frames a write", ratio_of(warren, floor, cpu), target).note(note)
+}
+
+/// Of how many rounds a row has the median.
+pub fn rounds_line(rounds: usize) -> String {
+    if rounds == 1 { "one round".to_owned() } else { format!("median of {rounds} rounds") }
+}
+
+fn latency_p50(run: &Run) -> Option<f64> {
     run.traffic.as_ref().map(|traffic| traffic.latency.p50_us)
 }

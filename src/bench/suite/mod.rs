@@ -15,6 +15,7 @@ mod table;
 
 use std::time::Duration;
 
+use super::check::Faults;
 use super::interrupt::Interrupt;
 use super::load::Pace;
 use super::measure::{Run, measure};
@@ -29,7 +30,7 @@ pub use table::Table;
 /// Rounds of each comparison, unless --repeat says otherwise.
 const ROUNDS: usize = 5;
 
-/// Rounds of what has no target, at most.
+/// Rounds of what has no target, and of what varies little, at most.
 const INFORMATION_ROUNDS: usize = 3;
 
 /// Of the duration, for what has no target.
@@ -37,6 +38,11 @@ const INFORMATION_SHARE: f64 = 0.6;
 
 /// Why a part was left out.
 const NO_BROKER: &str = "no --broker";
+
+/// The most sessions that any row has.
+pub fn sessions_max(scale: f64) -> usize {
+    (crowd::MANY as f64 * scale) as usize
+}
 
 /// The whole suite.
 pub fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<Table> {
@@ -46,19 +52,22 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<Table> {
     };
     let rounds = options.repeat.unwrap_or(ROUNDS);
     let (progress, part) = (Progress::new(), "");
-    let mut suite = Suite { options, interrupt, progress, broker, rounds, part, sound: true, rows: Vec::new() };
-    suite.part("One write each").one_write_each()?;
-    suite.part("Under load").under_load()?;
-    suite.part("Memory").idle_memory()?;
-    suite.part("Connects").connects()?;
-    suite.part("Through RabbitMQ").latency_through_rabbitmq()?;
-    suite.throughput_through_rabbitmq()?;
-    suite.part("Few and many sessions").few_and_many_at_a_rate()?;
-    suite.few_and_many_under_load()?;
-    suite.part("Larger messages").larger_payloads()?;
-    suite.part("Compression").compression()?;
-    suite.part("Options").coalescing()?;
-    suite.worker_threads()?;
+    let (failed, rows) = (None, Vec::new());
+    let mut suite = Suite { options, interrupt, progress, broker, rounds, part, sound: true, failed, rows };
+    suite.part("One write each", Suite::one_write_each)?;
+    suite.part("Under load", Suite::under_load)?;
+    suite.part("Under load", Suite::under_more_load)?;
+    suite.part("Memory", Suite::idle_memory)?;
+    suite.part("Connects", Suite::connects)?;
+    suite.part("Connects", Suite::handshakes_while_all_leave)?;
+    suite.part("Through RabbitMQ", Suite::latency_through_rabbitmq)?;
+    suite.part("Through RabbitMQ", Suite::throughput_through_rabbitmq)?;
+    suite.part("Few and many sessions", Suite::few_and_many_at_a_rate)?;
+    suite.part("Few and many sessions", Suite::few_and_many_under_load)?;
+    suite.part("Larger messages", Suite::larger_payloads)?;
+    suite.part("Compression", Suite::compression)?;
+    suite.part("Options", Suite::coalescing)?;
+    suite.part("Options", Suite::worker_threads)?;
     suite.progress.clear();
     Ok(Table { rows: suite.rows, is_sound: suite.sound, rounds, scale: options.scale })
 }
@@ -74,6 +83,8 @@ struct Suite<'a> {
     part: &'static str,
     /// Nothing was lost, doubled or reordered so far.
     sound: bool,
+    /// Why a run of the comparison under way is worth nothing.
+    failed: Option<String>,
     rows: Vec<Row>,
 }
 
@@ -85,28 +96,57 @@ struct Case {
 }
 
 impl Suite<'_> {
-    fn part(&mut self, title: &'static str) -> &mut Self {
+    /// Measures a part. What goes wrong in it becomes a row and spares the others, unless the user wants an end.
+    fn part(&mut self, title: &'static str, part: fn(&mut Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
         self.part = title;
-        self
+        self.begin();
+        let Err(error) = part(self) else { return Ok(()) };
+        if self.interrupt.is_set() {
+            return Err(error);
+        }
+        self.fail(format!("{error:#}"));
+        self.add(Row::new(format!("{title}: the rest"), "", None, row::Target::Open));
+        Ok(())
+    }
+
+    /// Begins a comparison: what failed before does not touch it.
+    fn begin(&mut self) {
+        self.failed = None;
+    }
+
+    /// The rows of this comparison will say so instead of a number.
+    fn fail(&mut self, why: String) {
+        self.sound = false;
+        self.progress.clear();
+        eprintln!("FAILED: {why}");
+        self.failed.get_or_insert(why);
     }
 
     fn add(&mut self, row: Row) {
+        let row = match &self.failed {
+            Some(why) => Row { measured: None, ..row }.note(why.clone()),
+            None => row,
+        };
         self.rows.push(Row { part: self.part, ..row });
     }
 
     fn measure(&mut self, name: &str, kind: &Kind, work: &Work) -> anyhow::Result<Run> {
         let run = measure(name, kind, work, &mut self.progress, self.interrupt)?;
-        if !run.faults.is_none() {
-            self.sound = false;
-            self.progress.clear();
-            let faults: Vec<String> = run.faults.named().map(|(what, count)| format!("{count} {what}")).collect();
-            eprintln!("FAILED: {name}: {} ({})", faults.join(", "), run.first_error.as_deref().unwrap_or("no error"));
-        }
+        self.judge(name, &run.faults, run.first_error.as_deref());
         Ok(run)
+    }
+
+    /// A run with a fault, or with fewer sessions than its row says, is no measurement.
+    fn judge(&mut self, name: &str, faults: &Faults, error: Option<&str>) {
+        if !faults.is_none() {
+            let faults: Vec<String> = faults.named().map(|(what, count)| format!("{count} {what}")).collect();
+            self.fail(format!("{name}: {} ({})", faults.join(", "), error.unwrap_or("no error")));
+        }
     }
 
     /// Measures each case in turn, round after round; the runs of each.
     fn in_turn<const N: usize>(&mut self, rounds: usize, cases: &[Case; N]) -> anyhow::Result<[Vec<Run>; N]> {
+        self.begin();
         let mut runs = [const { Vec::new() }; N];
         for _ in 0..rounds {
             for (case, runs) in cases.iter().zip(&mut runs) {
@@ -137,7 +177,7 @@ impl Suite<'_> {
         Work { warmup: shorter(work.warmup), duration: shorter(work.duration), ..work }
     }
 
-    /// Rounds of what has no target.
+    /// Rounds of what has no target, and of idle memory and the leaving of all, which vary little.
     fn few_rounds(&self) -> usize {
         self.rounds.min(INFORMATION_ROUNDS)
     }

@@ -46,7 +46,7 @@ fn verdict(table: &Table) -> String {
     }
     match table.is_sound {
         true => badge("good", "✓ nothing lost, doubled or out of order".to_owned()),
-        false => badge("bad", "✕ messages or sessions were lost".to_owned()),
+        false => badge("bad", "✕ a measurement failed".to_owned()),
     }
     out
 }

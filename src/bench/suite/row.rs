@@ -79,7 +79,9 @@ impl Row {
             None if self.measured.is_none() => "not measured",
             None => "",
         };
-        let (what, measured, unit, target, note) = (&self.what, self.measured(), self.unit, self.target(), &self.note);
+        let (what, measured, unit, target) = (&self.what, self.measured(), self.unit, self.target());
+        // An error may have any text in it.
+        let note = self.note.replace('|', "\\|").replace('\n', " ");
         format!("| {what} | {measured} {unit} | {target} | {verdict} | {note} |\n")
     }
 }
