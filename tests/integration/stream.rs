@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::options::QueueDeleteOptions;
+use serde_json::Value;
 use warren::broker::Delivery;
 use warren::config::Config;
 
@@ -142,8 +143,8 @@ async fn a_deleted_stream_is_made_again() {
     let stream = cluster.stream();
     alien.channel.queue_delete(stream.as_str().into(), QueueDeleteOptions::default()).await.expect("deleted");
     for instance in &instances {
-        instance.unready().await;
-        instance.ready().await;
+        let is_back = |status, body: &Value| status == 200 && body["broker"]["attachments"].as_u64() >= Some(2);
+        instance.answers("it is attached again", is_back).await;
     }
     tokio::time::timeout(Duration::from_secs(30), everyone_hears(&mut sessions, "after")).await.expect("heard");
 }
