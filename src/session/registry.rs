@@ -108,6 +108,7 @@ impl Sessions {
             pinged: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            half_closed: AtomicBool::new(false),
             unsettled: AtomicU32::new(0),
             inflates,
             sessions: self.clone(),

@@ -47,7 +47,6 @@ pub(super) struct SessionTask {
     acting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// What the client may still say, if that is limited.
     allowance: Allowance,
-    half_closed: bool,
     _registration: Registration,
 }
 
@@ -58,8 +57,7 @@ impl SessionTask {
         let parser = Parser::new(limits.message_bytes_max).inflating(session.inflates);
         let allowance = limits.rate.map_or_else(Allowance::default, |rate| Allowance::full(&rate, now_ms));
         let unparsed = Bytes::copy_from_slice(first);
-        let (acting, half_closed) = (None, false);
-        SessionTask { session, parser, unparsed, acting, allowance, half_closed, _registration: registration }
+        SessionTask { session, parser, unparsed, acting: None, allowance, _registration: registration }
     }
 
     /// One thing at a time, until nothing can be done; `Break` when the session is over.
@@ -71,7 +69,7 @@ impl SessionTask {
             // Who still reads gets all that waits; the close timeout is for who does not.
             self.session.mark_now();
         }
-        if phase == Phase::Closed && !self.half_closed {
+        if phase == Phase::Closed && !self.session.half_closed.load(Ordering::Relaxed) {
             return Poll::Ready(self.half_close());
         }
         // What was read is acted on to its end, though the client be gone by now.
@@ -128,7 +126,7 @@ impl SessionTask {
     /// The client has the close frame before the end of the stream, and is read until its own end: closing a socket
     /// with unread bytes would reset it, and the frame could be lost (RFC 6455 §7.1.1).
     fn half_close(&mut self) -> ControlFlow<()> {
-        self.half_closed = true;
+        self.session.half_closed.store(true, Ordering::Relaxed);
         self.session.mark_now();
         match self.session.socket.0.get().map(|stream| SockRef::from(stream).shutdown(Shutdown::Write)) {
             Some(Ok(())) => ControlFlow::Continue(()),
@@ -252,7 +250,7 @@ mod tests {
     /// in the memory of every idle session.
     #[test]
     fn an_idle_session_is_small() {
-        assert!(size_of::<SessionTask>() <= 160, "{}", size_of::<SessionTask>());
-        assert!(size_of::<Session>() <= 120, "{}", size_of::<Session>());
+        assert!(size_of::<SessionTask>() <= 152, "{}", size_of::<SessionTask>());
+        assert!(size_of::<Session>() <= 128, "{}", size_of::<Session>());
     }
 }
