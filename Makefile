@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run cluster stop test fuzz bench check clean
+.PHONY: help run cluster stop test fuzz bench chaos check clean
 
 # Every script of the repository starts with this line.
 SCRIPTS := $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts .ci)
@@ -28,6 +28,10 @@ fuzz: ## random input for every parser, 60 s each (ARGS=600 for other seconds; F
 bench: ## the table of docs/benchmarks.md, measured here: Warren beside this machine's floor (about 15 minutes)
 	cargo build --release --locked
 	@scripts/bench $(ARGS)
+
+chaos: ## break a cluster on purpose and count what is lost (ARGS="--seed 7 --delivery stream"), see docs/chaos.md
+	cargo build --release --locked
+	target/release/warren chaos $(ARGS)
 
 check: ## format, lints, documentation, scripts: what CI asks before the tests
 	cargo fmt --all --check

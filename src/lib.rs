@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod bench;
+pub mod chaos;
 pub mod config;
 
 pub mod http;

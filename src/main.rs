@@ -29,7 +29,8 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Ok(Command::Bench(task)) => measure(task),
+        Ok(Command::Bench(task)) => judge(|| warren::bench::run(task)),
+        Ok(Command::Chaos(options)) => judge(|| warren::chaos::run(&options)),
         Ok(Command::PrintSample) => print(&config::sample()),
         Ok(Command::PrintMarkdown) => print(&config::markdown()),
         Err(exit) => exit.report(),
@@ -59,9 +60,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
     })
 }
 
-fn measure(task: warren::bench::Task) -> ExitCode {
+/// For commands that judge: their answer is the exit code.
+fn judge(verdict: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
     logging::start("warn");
-    warren::bench::run(task).unwrap_or_else(|error| {
+    verdict().unwrap_or_else(|error| {
         eprintln!("warren: {error:#}");
         ExitCode::FAILURE
     })

@@ -7,19 +7,19 @@
 //! `docs/benchmarks.md` tells how to use it and what each number means.
 
 mod check;
-mod interrupt;
-mod load;
-mod marker;
+pub(crate) mod interrupt;
+pub(crate) mod load;
+pub(crate) mod marker;
 mod measure;
 mod options;
-mod payload;
-mod process;
-mod progress;
-mod report;
-mod server;
+pub(crate) mod payload;
+pub(crate) mod process;
+pub(crate) mod progress;
+pub(crate) mod report;
+pub(crate) mod server;
 mod suite;
-mod target;
-mod wire;
+pub(crate) mod target;
+pub(crate) mod wire;
 
 use std::process::ExitCode;
 

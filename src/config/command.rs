@@ -13,7 +13,7 @@ use super::load::{self, Flags};
 use super::options::{Config, config_row, rows};
 use super::render;
 use super::table::OptionRow;
-use crate::bench;
+use crate::{bench, chaos};
 
 /// Widest line of the help.
 const HELP_COLUMNS_MAX: usize = 100;
@@ -31,6 +31,8 @@ pub enum Command {
     Serve { config: Box<Config>, stops_with_stdin: bool },
     /// Measure a server.
     Bench(bench::Task),
+    /// Break a cluster on purpose, and count.
+    Chaos(Box<chaos::Options>),
     /// Print the documented sample file.
     PrintSample,
     /// Print the options as Markdown tables.
@@ -47,9 +49,10 @@ struct Subcommand {
     read: fn(&ArgMatches, Environment) -> Result<Command, Error>,
 }
 
-const SUBCOMMANDS: [Subcommand; 3] = [
+const SUBCOMMANDS: [Subcommand; 4] = [
     Subcommand { name: "serve", declare: declare_serve, read: read_serve },
     Subcommand { name: "bench", declare: bench::declare, read: read_bench },
+    Subcommand { name: "chaos", declare: chaos::declare, read: read_chaos },
     Subcommand { name: "config", declare: declare_config, read: read_config },
 ];
 
@@ -95,6 +98,10 @@ fn read_serve(matches: &ArgMatches, env: Environment) -> Result<Command, Error> 
 
 fn read_bench(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
     Ok(Command::Bench(bench::read(matches)?))
+}
+
+fn read_chaos(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
+    Ok(Command::Chaos(Box::new(chaos::read(matches)?)))
 }
 
 fn declare_config(command: clap::Command) -> clap::Command {

@@ -33,6 +33,9 @@ pub enum Error {
     /// Arguments of `warren bench` that contradict each other.
     #[error(transparent)]
     Bench(#[from] crate::bench::Conflict),
+    /// Arguments of `warren chaos` that contradict each other.
+    #[error(transparent)]
+    Chaos(#[from] crate::chaos::Conflict),
 }
 
 /// The process ends before anything was started: with help, with the version, or with an error.

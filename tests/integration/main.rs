@@ -3,6 +3,7 @@
 mod support;
 
 mod bench;
+mod chaos;
 mod contract;
 mod nodes;
 mod outage;

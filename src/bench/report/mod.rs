@@ -19,7 +19,7 @@ use html::page;
 use metrics::METRICS;
 
 pub use statistics::{median, median_of, ratio_of};
-pub use table::{shown, text};
+pub use table::{aligned, shown, text};
 
 /// The runs of one server, in the order of the rounds.
 #[derive(Clone, Debug)]

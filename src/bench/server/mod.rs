@@ -185,7 +185,7 @@ impl Drop for Server {
 }
 
 /// This program, without its own options in the environment: a run must not depend on them.
-fn own_program() -> anyhow::Result<Command> {
+pub fn own_program() -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("the path of this program")?);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WARREN_")) {
         command.env_remove(name);
@@ -199,14 +199,14 @@ fn spawn(command: &mut Command) -> anyhow::Result<Child> {
 }
 
 /// The port of the first `http://host:port` or `ws://host:port` in a line.
-fn port_in(line: &str) -> Option<u16> {
+pub fn port_in(line: &str) -> Option<u16> {
     let (_, rest) = line.split_once("://")?;
     let authority = rest.split(['/', ' ', '\n']).next()?;
     authority.rsplit_once(':')?.1.parse().ok()
 }
 
 /// Whether `/readyz` beside the target answers 200.
-fn is_ready(target: &Target) -> bool {
+pub fn is_ready(target: &Target) -> bool {
     let ask = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(target.resolve()?)?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;

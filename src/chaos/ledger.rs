@@ -1,0 +1,295 @@
+//! The books of the whole run: who sent what, who heard what, what is still on its way.
+//!
+//! A sender is one connection of a session that publishes; its next connection is another sender, with numbers from 0
+//! again, because what a client sends on two connections has no order between them. Sessions write here while the run
+//! goes on; [`balance`](super::balance) reads it at the end.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::books::{End, Entry, Life, Line};
+use crate::bench::marker::Marker;
+
+pub struct Ledger {
+    run: u32,
+    epoch: Instant,
+    senders: RwLock<Vec<Arc<Sender>>>,
+    lives: Mutex<Vec<Arc<Life>>>,
+    /// Messages that their sender has not heard back, by instance of the sender.
+    outstanding: Vec<AtomicU64>,
+    /// The latest time of sending among what was heard, by instance of the listener and then of the sender.
+    heard_ns: Vec<Vec<AtomicU64>>,
+    delivered: AtomicU64,
+    /// Nothing is sent any more.
+    is_closed: AtomicBool,
+    /// Something was sent.
+    pub sent: Notify,
+}
+
+/// One connection that publishes.
+pub struct Sender {
+    pub id: u32,
+    pub instance: usize,
+    /// What the same connection heard.
+    pub life: Arc<Life>,
+    /// When each message was sent, in nanoseconds of the run.
+    sent_ns: Mutex<Vec<u64>>,
+}
+
+impl Sender {
+    pub fn sent_ns(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.sent_ns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many messages were sent.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.sent_ns().len()).unwrap_or(u32::MAX)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.life.page().end.is_some()
+    }
+}
+
+impl Ledger {
+    pub fn new(instances: usize) -> Ledger {
+        let zeros = || (0..instances).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        Ledger {
+            run: fastrand::u32(..),
+            epoch: Instant::now(),
+            senders: RwLock::default(),
+            lives: Mutex::default(),
+            outstanding: zeros(),
+            heard_ns: (0..instances).map(|_| zeros()).collect(),
+            delivered: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+            sent: Notify::new(),
+        }
+    }
+
+    /// Since the run began.
+    pub fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn now_ns(&self) -> u64 {
+        nanoseconds(self.now())
+    }
+
+    /// A connection was agreed to. Everything that is sent from here on is expected on it.
+    pub fn begin(&self, instance: usize) -> Arc<Life> {
+        // A copy: no page is looked at under the list's lock, as pages are held where the list is asked for.
+        let senders = self.senders();
+        let living = senders.iter().filter(|sender| !sender.has_ended());
+        let counts = living.map(|sender| (sender.id, sender.instance, sender.count()));
+        let life = Arc::new(Life::new(instance, senders.len() as u32, counts));
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).push(life.clone());
+        life
+    }
+
+    /// The connection is one that publishes.
+    pub fn sender(&self, life: &Arc<Life>) -> Arc<Sender> {
+        let mut senders = self.senders.write().unwrap_or_else(PoisonError::into_inner);
+        let id = senders.len() as u32;
+        let sender = Sender { id, instance: life.instance, life: life.clone(), sent_ns: Mutex::default() };
+        senders.push(Arc::new(sender));
+        senders[senders.len() - 1].clone()
+    }
+
+    /// The sender's next message, which is now on its way: to be called before it is written. `None` once the ledger is
+    /// closed.
+    pub fn send(&self, sender: &Sender) -> Option<Marker> {
+        let now_ns = self.now_ns();
+        let mut sent_ns = sender.sent_ns();
+        if self.is_closed.load(Acquire) {
+            return None;
+        }
+        let sequence = u32::try_from(sent_ns.len()).unwrap_or(u32::MAX);
+        sent_ns.push(now_ns);
+        self.outstanding[sender.instance].fetch_add(1, Release);
+        Some(Marker { run: self.run, publisher: sender.id, sequence, sent_ns: now_ns })
+    }
+
+    /// Lets nobody send any more; what was sent by now is all there is.
+    pub fn close(&self) {
+        self.is_closed.store(true, Release);
+        // Who looked before is done when it has given its lock back.
+        self.senders().iter().for_each(|sender| drop(sender.sent_ns()));
+    }
+
+    /// A message arrived on a connection, whose own sender this is if it has one.
+    pub fn hear(&self, life: &Life, own: Option<&Sender>, marker: Marker) {
+        if marker.run != self.run {
+            return;
+        }
+        let mut page = life.page();
+        let from = match page.lines.get_mut(&marker.publisher) {
+            Some((from, line)) => Some((*from, line.enter(marker.sequence))),
+            None => self.first_of(life, &mut page.lines, marker),
+        };
+        let Some((from, entry)) = from else { return };
+        match entry {
+            Entry::InOrder => {}
+            Entry::Late => page.late_sent_ns.push(marker.sent_ns),
+            Entry::Double => {
+                page.doubled += 1;
+                return;
+            }
+        }
+        page.delivered += 1;
+        self.delivered.fetch_add(1, Relaxed);
+        self.heard_ns[life.instance][from].fetch_max(marker.sent_ns, Relaxed);
+        if own.is_some_and(|own| own.id == marker.publisher) {
+            self.outstanding[life.instance].fetch_sub(1, Release);
+        }
+    }
+
+    /// Opens a line for a sender; `None` if there is no such sender.
+    fn first_of(
+        &self,
+        life: &Life,
+        lines: &mut std::collections::HashMap<u32, (usize, Line)>,
+        marker: Marker,
+    ) -> Option<(usize, Entry)> {
+        let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
+        let from = senders.get(marker.publisher as usize)?.instance;
+        let mut line = Line::new(life.baseline_of_new(marker.publisher));
+        let entry = line.enter(marker.sequence);
+        lines.insert(marker.publisher, (from, line));
+        Some((from, entry))
+    }
+
+    /// The connection is gone, and with it what its sender had not heard back: the sender has been told.
+    pub fn end(&self, life: &Life, own: Option<&Sender>, end: End) {
+        let mut page = life.page();
+        page.end = Some(end);
+        if let Some(own) = own {
+            let heard = page.lines.get(&own.id).map_or(0, |(_, line)| super::books::count(&line.arrived()));
+            self.outstanding[life.instance].fetch_sub(u64::from(own.count()).saturating_sub(heard), Release);
+        }
+    }
+
+    /// Messages on their way: of one instance's senders, or of all.
+    pub fn outstanding(&self, instance: Option<usize>) -> u64 {
+        match instance {
+            Some(instance) => self.outstanding[instance].load(Acquire),
+            None => self.outstanding.iter().map(|count| count.load(Acquire)).sum(),
+        }
+    }
+
+    /// Whether every instance heard from every instance something that was sent after `since`.
+    pub fn flows_since(&self, since: Duration) -> bool {
+        let since = nanoseconds(since);
+        self.heard_ns.iter().flatten().all(|heard_ns| heard_ns.load(Relaxed) > since)
+    }
+
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Relaxed)
+    }
+
+    pub fn senders(&self) -> Vec<Arc<Sender>> {
+        self.senders.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn lives(&self) -> Vec<Arc<Life>> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::books::Cause;
+
+    fn end() -> End {
+        End { why: "gone".to_owned(), cause: Cause::Instance }
+    }
+
+    fn send(ledger: &Ledger, sender: &Sender) -> Marker {
+        ledger.send(sender).expect("the ledger is open")
+    }
+
+    #[test]
+    fn nothing_is_sent_behind_the_last_line() {
+        let ledger = Ledger::new(1);
+        let sender = ledger.sender(&ledger.begin(0));
+        send(&ledger, &sender);
+        ledger.close();
+        assert_eq!((ledger.send(&sender), sender.count(), ledger.outstanding(None)), (None, 1, 1));
+    }
+
+    #[test]
+    fn a_message_is_on_its_way_until_its_sender_hears_it() {
+        let ledger = Ledger::new(2);
+        let (life, other) = (ledger.begin(0), ledger.begin(1));
+        let sender = ledger.sender(&life);
+        let marker = send(&ledger, &sender);
+        assert_eq!((ledger.outstanding(None), ledger.outstanding(Some(1))), (1, 0));
+        ledger.hear(&other, None, marker);
+        assert_eq!(ledger.outstanding(Some(0)), 1, "somebody else heard it");
+        ledger.hear(&life, Some(&sender), marker);
+        assert_eq!((ledger.outstanding(None), ledger.delivered()), (0, 2));
+        ledger.hear(&life, Some(&sender), marker);
+        assert_eq!((ledger.outstanding(None), ledger.delivered(), life.page().doubled), (0, 2, 1));
+    }
+
+    #[test]
+    fn a_sender_that_is_gone_waits_for_nothing() {
+        let ledger = Ledger::new(1);
+        let life = ledger.begin(0);
+        let sender = ledger.sender(&life);
+        let first = send(&ledger, &sender);
+        send(&ledger, &sender);
+        ledger.hear(&life, Some(&sender), first);
+        ledger.end(&life, Some(&sender), end());
+        assert_eq!(ledger.outstanding(None), 0);
+        assert!(sender.has_ended());
+    }
+
+    #[test]
+    fn a_new_connection_begins_where_the_senders_are() {
+        let ledger = Ledger::new(1);
+        let sender = ledger.sender(&ledger.begin(0));
+        let markers: Vec<Marker> = (0..3).map(|_| send(&ledger, &sender)).collect();
+        let gone = ledger.sender(&ledger.begin(0));
+        ledger.end(&gone.life, Some(&gone), end());
+        let life = ledger.begin(0);
+        ledger.hear(&life, None, markers[2]);
+        assert_eq!(life.page().lines[&sender.id].1.missing(Some(5)), vec![3..5]);
+        assert!(!life.page().lines.contains_key(&gone.id));
+    }
+
+    #[test]
+    fn flow_is_back_when_all_heard_from_all() {
+        let ledger = Ledger::new(2);
+        let lives = [ledger.begin(0), ledger.begin(1)];
+        let senders = lives.each_ref().map(|life| ledger.sender(life));
+        let since = ledger.now();
+        for sender in &senders {
+            assert!(!ledger.flows_since(since));
+            let marker = send(&ledger, sender);
+            lives.iter().for_each(|life| ledger.hear(life, None, marker));
+        }
+        assert!(ledger.flows_since(since));
+        assert!(!ledger.flows_since(ledger.now()));
+    }
+
+    #[test]
+    fn what_is_not_of_this_run_counts_for_nothing() {
+        let ledger = Ledger::new(1);
+        let life = ledger.begin(0);
+        let sender = ledger.sender(&life);
+        let marker = send(&ledger, &sender);
+        ledger.hear(&life, None, Marker { run: marker.run.wrapping_add(1), ..marker });
+        ledger.hear(&life, None, Marker { publisher: 7, ..marker });
+        assert_eq!((ledger.delivered(), life.page().delivered), (0, 0));
+    }
+}

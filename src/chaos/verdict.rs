@@ -1,0 +1,188 @@
+//! What of an outcome the guarantee forbids.
+
+use std::time::Duration;
+
+use super::balance::{Balance, Excuse};
+use super::options::{Delivery, Options};
+use super::strike::Struck;
+use crate::bench::progress::grouped;
+
+/// What a broker takes along waits in queues of instances for no longer than this before: a published message spends
+/// milliseconds there, unless the instance is behind.
+const QUEUED_AT_MOST: Duration = Duration::from_secs(10);
+
+/// The times and places in which messages that were kept in queues may be missing.
+pub fn excuses(faults: &[Struck]) -> Vec<Excuse> {
+    let taking = faults.iter().filter(|struck| struck.fault.kind.takes_queues_along());
+    let excuse = |struck: &Struck| Excuse {
+        instance: struck.fault.instance,
+        from: struck.at.saturating_sub(QUEUED_AT_MOST),
+        to: struck.flowed.unwrap_or(Duration::MAX),
+    };
+    taking.map(excuse).collect()
+}
+
+/// Each thing that must not have been, in a sentence.
+pub fn forbidden(options: &Options, balance: &Balance, faults: &[Struck], not_back: usize) -> Vec<String> {
+    let mut sentences = match options.guarantee() {
+        Delivery::Stream => of_stream(balance),
+        Delivery::Queue => of_queue(balance),
+    };
+    let all = balance.all();
+    let forgiven = if options.allow_refusals { all.refused } else { 0 };
+    let mut add = |count: u64, what: &str| {
+        if count > 0 {
+            sentences.push(format!("{} {what}", grouped(count)));
+        }
+    };
+    add(all.duplicated, "deliveries came twice");
+    add(all.disconnected - forgiven, "connections were ended without a cause");
+    add(not_back as u64, "sessions were not connected at the end");
+    for struck in faults {
+        let (at, name) = (struck.at.as_secs_f64(), struck.fault.kind.name());
+        if struck.flowed.is_none() {
+            sentences.push(format!("messages did not flow again after the {name} at {at:.1} s"));
+        }
+        if !struck.counts() {
+            sentences.push(format!("the {name} at {at:.1} s hit no message on its way and proves nothing"));
+        }
+        sentences.extend(struck.trouble.iter().map(|trouble| format!("{trouble} ({name} at {at:.1} s)")));
+    }
+    sentences
+}
+
+fn of_stream(balance: &Balance) -> Vec<String> {
+    let all = balance.all();
+    let counts = [(all.lost, "deliveries were lost"), (all.reordered, "deliveries came out of order")];
+    sentences(&counts)
+}
+
+/// A message may be lost where its queue was, and then has to be told; one that the broker refused at first may come
+/// late.
+fn of_queue(balance: &Balance) -> Vec<String> {
+    let all = balance.all();
+    let mut sentences = sentences(&[
+        (all.lost_without_excuse, "deliveries were lost though neither the broker nor the wire had failed"),
+        (
+            all.reordered_without_excuse,
+            "deliveries came out of order though neither the broker nor the wire had failed",
+        ),
+    ]);
+    for (index, sums) in balance.instances.iter().enumerate() {
+        if sums.messages_told_missing < sums.messages_lost {
+            let (lost, told) = (grouped(sums.messages_lost), grouped(sums.messages_told_missing));
+            sentences.push(format!("instance {} lost {lost} messages, but told of {told}", index + 1));
+        }
+    }
+    sentences
+}
+
+fn sentences(counts: &[(u64, &str)]) -> Vec<String> {
+    let some = counts.iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, what)| format!("{} {what}", grouped(*count))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::balance::Sums;
+    use crate::chaos::script::{Fault, Kind};
+
+    fn options(line: &str) -> Options {
+        let command = crate::chaos::declare(clap::Command::new("chaos"));
+        let words = ["chaos"].into_iter().chain(line.split_whitespace());
+        crate::chaos::read(&command.try_get_matches_from(words).expect("arguments")).expect("options")
+    }
+
+    fn balance(sums: Sums) -> Balance {
+        Balance { instances: vec![sums, Sums::default()], ..Balance::default() }
+    }
+
+    fn verdict(line: &str, sums: Sums) -> Vec<String> {
+        forbidden(&options(line), &balance(sums), &[], 0)
+    }
+
+    fn struck(kind: Kind, instance: Option<usize>) -> Struck {
+        let seconds = Duration::from_secs;
+        let fault = Fault { at: seconds(20), kind, instance, hold: seconds(1), extent: None };
+        Struck {
+            fault,
+            at: seconds(20),
+            outstanding: 1,
+            in_vain: 0,
+            mended: seconds(21),
+            flowed: Some(seconds(22)),
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn nothing_wrong_is_nothing_forbidden() {
+        let sums = Sums { accepted: 9, delivered: 90, told: 3, ..Sums::default() };
+        for line in ["", "--delivery queue", "--delivery stream"] {
+            assert_eq!(verdict(line, sums), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_stream_loses_nothing_whatever_the_excuse() {
+        let sums = Sums { lost: 1_200, messages_lost: 12, messages_told_missing: 12, ..Sums::default() };
+        assert_eq!(verdict("--delivery stream", sums), ["1,200 deliveries were lost"]);
+        assert_eq!(verdict("--delivery queue", sums), [""; 0], "told, and excused");
+    }
+
+    #[test]
+    fn a_queue_tells_of_every_loss() {
+        let sums = Sums { lost: 24, messages_lost: 12, messages_told_missing: 11, ..Sums::default() };
+        assert_eq!(verdict("", sums), ["instance 1 lost 12 messages, but told of 11"]);
+        let sums = Sums { lost_without_excuse: 2, messages_told_missing: 12, ..sums };
+        assert!(verdict("", sums)[0].starts_with("2 deliveries were lost though"));
+    }
+
+    #[test]
+    fn doubles_order_and_disconnects_are_never_forgiven() {
+        for line in ["--delivery queue", "--delivery stream"] {
+            assert_eq!(verdict(line, Sums { duplicated: 1, ..Sums::default() }), ["1 deliveries came twice"]);
+            let sums = Sums { reordered: 1, reordered_without_excuse: 1, ..Sums::default() };
+            assert!(verdict(line, sums)[0].starts_with("1 deliveries came out of order"));
+            let sums = Sums { disconnected: 2, ..Sums::default() };
+            assert_eq!(verdict(line, sums), ["2 connections were ended without a cause"]);
+        }
+    }
+
+    #[test]
+    fn refusals_are_forgiven_where_they_were_allowed() {
+        let sums = Sums { disconnected: 3, refused: 2, ..Sums::default() };
+        assert_eq!(verdict("", sums), ["3 connections were ended without a cause"]);
+        assert_eq!(verdict("--allow-refusals", sums), ["1 connections were ended without a cause"]);
+    }
+
+    #[test]
+    fn a_fault_has_to_hit_and_to_pass() {
+        let fault = struck(Kind::BrokerKill, None);
+        let cases = [
+            (Struck { outstanding: 0, ..fault.clone() }, "hit no message"),
+            (Struck { flowed: None, ..fault.clone() }, "did not flow again"),
+            (Struck { trouble: Some("it did not stop".to_owned()), ..fault }, "it did not stop"),
+        ];
+        for (fault, named) in cases {
+            let sentences = forbidden(&options(""), &balance(Sums::default()), &[fault], 0);
+            assert!(sentences.len() == 1 && sentences[0].contains(named), "{sentences:?}");
+        }
+        assert_eq!(forbidden(&options(""), &balance(Sums::default()), &[], 4).len(), 1);
+    }
+
+    #[test]
+    fn only_what_takes_queues_along_is_an_excuse() {
+        let faults = [
+            struck(Kind::BrokerKill, None),
+            struck(Kind::WireCut, Some(1)),
+            struck(Kind::WireDelay, Some(0)),
+            struck(Kind::InstanceKill, Some(0)),
+            struck(Kind::MemoryAlarm, None),
+        ];
+        let excuses = excuses(&faults);
+        assert_eq!(excuses.iter().map(|excuse| excuse.instance).collect::<Vec<_>>(), [None, Some(1)]);
+        assert_eq!((excuses[0].from, excuses[0].to), (Duration::from_secs(10), Duration::from_secs(22)));
+    }
+}
