@@ -228,7 +228,7 @@ options! {
         }
         handshake_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "10000",
-            help: "Time for a new connection to complete its request.",
+            help: "Time for a new connection to begin its request, and then to complete it.",
             reason: "Slow mobile lines need seconds; a connection that says nothing must not hold a socket for long.",
         }
         ping_interval_ms: u64 = number("MS", 1..=DAY_MS) => {

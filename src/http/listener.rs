@@ -18,6 +18,7 @@ use warp::{Filter, Reply};
 use super::Once;
 use super::handshakes::Handshakes;
 use super::peer::Peer;
+use super::upgrade::Successor;
 
 /// Connections that the kernel completes before they are accepted. tokio's own `bind` takes 1,024: past it, connects
 /// of a burst stall for a second. The kernel caps it at `net.core.somaxconn` (4,096 by default since Linux 5.4).
@@ -33,7 +34,7 @@ const HANDSHAKE_TIMEOUTS_PER_CONNECTION: u32 = 6;
 /// What those may use up who have not become sessions.
 #[derive(Clone, Copy, Debug)]
 pub struct HandshakeLimits {
-    /// Time for a request's head, from the accept or the previous answer.
+    /// Time for the first byte from the accept on, and then for a request's head, from there or from the previous answer.
     pub timeout: Duration,
     /// Connections at a time.
     pub under_way_max: usize,
@@ -153,10 +154,17 @@ impl Listener {
             if let Err(error) = stream.set_nodelay(true) {
                 log::debug!("{address}: TCP_NODELAY: {error}");
             }
-            let serving = serve_connection(http.clone(), stream, Peer(address.ip()), service.clone());
+            let (http, service) = (http.clone(), service.clone());
             let (handshake, turned_away) = handshakes.begin();
             tokio::spawn(async move {
                 let _handshake = handshake;
+                let serving = async {
+                    // hyper's buffers and the routes' futures, 16 KiB in all, are for who has said something. (Asking
+                    // for readiness is not enough: tokio takes a stream that is new for ready.)
+                    if let Ok(Ok(_)) = tokio::time::timeout(limits.timeout, stream.peek(&mut [0])).await {
+                        Box::pin(serve_connection(http, stream, Peer(address.ip()), service)).await;
+                    }
+                };
                 tokio::select! {
                     _ = tokio::time::timeout(lifetime, serving) => {}
                     _ = turned_away => log::debug!("{address}: turned away, as the oldest of too many handshakes"),
@@ -198,18 +206,25 @@ async fn endure(error: &io::Error, trouble: &Once) {
     tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
 }
 
+/// Serves requests until the connection ends, or becomes a session that one of them opened.
+///
+/// That happens here rather than in a task of its own, or the buffers of many handshakes would lie about until each of
+/// theirs had its turn (measured: 16 KiB for each that is under way).
 async fn serve_connection<S, B>(http: http1::Builder, stream: TcpStream, peer: Peer, service: S)
 where
     S: Service<hyper::Request<hyper::body::Incoming>, Response = hyper::Response<B>, Error = std::convert::Infallible>,
     B: hyper::body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let successor = Successor::default();
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(successor.clone());
         service.call(request)
     });
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
-        log::debug!("{}: {error}", peer.0);
+    match http.serve_connection(TokioIo::new(stream), service).without_shutdown().await {
+        Ok(parts) => successor.take_over(parts.io.into_inner(), &parts.read_buf),
+        Err(error) => log::debug!("{}: {error}", peer.0),
     }
 }
 

@@ -11,6 +11,7 @@ use warp::reply::{Response, with_header, with_status};
 use warp::{Filter, Reply};
 
 use super::peer::{Peer, client_address};
+use super::upgrade::Successor;
 use super::{Site, health, page, upgrade};
 
 /// `GET /message`, `/`, `/index.html`, `/healthz`, `/readyz`.
@@ -37,13 +38,15 @@ fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
+        .and(warp::ext::get::<Successor>())
         .and(warp::ext::get::<Peer>())
         .and(query())
-        .map(move |method, headers: HeaderMap, on_upgrade: Option<OnUpgrade>, peer, query: String| {
+        .map(move |method, headers: HeaderMap, on_upgrade: Option<OnUpgrade>, successor, peer, query: String| {
             // Only GET opens a session (RFC 6455 §4.1); HEAD learns what GET without an upgrade learns.
-            let on_upgrade = on_upgrade.filter(|_| method == Method::GET);
+            // hyper is ready for one where it put an `OnUpgrade`.
+            let upgrade = on_upgrade.filter(|_| method == Method::GET).map(|_| successor);
             let client = client_address(peer, &headers, &site.trusted_proxies);
-            upgrade::answer(&site, &headers, &query, on_upgrade, client)
+            upgrade::answer(&site, &headers, &query, upgrade, client)
         })
 }
 

@@ -59,8 +59,6 @@ pub struct Session {
     ended: AtomicBool,
     /// It is to close once what was read is settled.
     leaving: AtomicBool,
-    /// Its sending side is shut; the session's task alone looks at it, but has no room for it.
-    half_closed: AtomicBool,
     /// Messages whose outcome is not known, and [`SETTLING_AWAITED`].
     unsettled: AtomicU32,
     /// Compression was negotiated.

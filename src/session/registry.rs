@@ -108,7 +108,6 @@ impl Sessions {
             pinged: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
-            half_closed: AtomicBool::new(false),
             unsettled: AtomicU32::new(0),
             inflates,
             sessions: self.clone(),
@@ -119,12 +118,12 @@ impl Sessions {
             Some(asked) => self.hub.join_with_replay(session.clone(), asked),
             None => self.hub.join(session.clone()),
         };
-        let registration = Registration { id, _membership: membership, permit };
+        let registration = Registration { session, _membership: membership, permit };
         // Looked at once it can be found, so that a drain either finds it or is seen here.
         if self.all_leave.load(Ordering::Acquire) {
-            session.leave();
+            registration.session.leave();
         }
-        Opening { session, registration }
+        Opening(registration)
     }
 
     /// Sessions that are open or about to be.
@@ -197,34 +196,36 @@ impl Drop for Permit {
 }
 
 /// A session without its stream. Dropped, it never was.
-pub struct Opening {
-    session: Arc<Session>,
-    registration: Registration,
-}
+pub struct Opening(Registration);
 
 impl Opening {
+    pub fn id(&self) -> SessionId {
+        self.0.session.id
+    }
+
     /// The session begins, on the runtime of the sessions; `first` is what the client sent behind its handshake.
-    pub fn begin(self, stream: std::net::TcpStream, first: &[u8]) -> io::Result<SessionId> {
-        let Opening { session, registration } = self;
-        let (id, runtime) = (session.id, session.sessions.runtime.clone());
+    pub fn begin(self, stream: std::net::TcpStream, first: &[u8]) -> io::Result<()> {
+        let Opening(registration) = self;
+        let session = &registration.session;
+        let runtime = session.sessions.runtime.clone();
         let _context = runtime.enter();
         session.socket.arrived(TcpStream::from_std(stream)?);
-        runtime.spawn(SessionTask::new(session, registration, first));
-        Ok(id)
+        runtime.spawn(SessionTask::new(registration, first));
+        Ok(())
     }
 }
 
 /// That a session stands in the map and in the hub. Its drop undoes both.
 pub(super) struct Registration {
-    id: SessionId,
+    pub session: Arc<Session>,
     _membership: Membership,
     permit: Permit,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let sessions = &self.permit.sessions;
-        let Some((_, session)) = sessions.open.remove(&self.id) else { return };
+        let (sessions, session) = (&self.permit.sessions, &self.session);
+        sessions.open.remove(&session.id);
         sessions.metrics.gone();
         if !session.ended.swap(true, Ordering::AcqRel) {
             sessions.metrics.lost();
