@@ -77,8 +77,12 @@ fn rounds(options: &Options, interrupt: &Interrupt) -> anyhow::Result<Report> {
         add("floor".to_owned(), true, Kind::Floor { frames });
     }
     add(options.warren.name(), false, options.warren.clone());
-    for target in &options.compare {
-        add(target.to_string(), false, Kind::Running { targets: vec![target.clone()], pids: Vec::new() });
+    for (target, pid) in &options.compare {
+        add(
+            target.to_string(),
+            false,
+            Kind::Running { targets: vec![target.clone()], pids: pid.iter().copied().collect() },
+        );
     }
     let mut progress = Progress::new();
     for _ in 0..options.repeat.unwrap_or(1) {

@@ -16,10 +16,11 @@ use crate::config::BrokerUri;
 const PHASE_SECONDS_MAX: f64 = 86_400.0;
 
 /// What the suite decides by itself, for each of its rows.
-const NOT_WITH_SUITE: [&str; 18] = [
+const NOT_WITH_SUITE: [&str; 19] = [
     "url",
     "pid",
     "compare",
+    "compare-pid",
     "instances",
     "worker-threads",
     "coalesce-ms",
@@ -54,7 +55,8 @@ pub struct Options {
     pub work: Work,
     pub warren: Kind,
     pub floor: Option<usize>,
-    pub compare: Vec<Target>,
+    /// Each with its process, if that is known.
+    pub compare: Vec<(Target, Option<u32>)>,
     /// Rounds; the task has a number of its own if none is given.
     pub repeat: Option<usize>,
     pub json: Option<PathBuf>,
@@ -155,7 +157,7 @@ fn work_arguments() -> [Arg; 12] {
     ]
 }
 
-fn server_arguments() -> [Arg; 10] {
+fn server_arguments() -> [Arg; 11] {
     let target = |text: &str| text.parse::<Target>();
     [
         Arg::new("url")
@@ -193,6 +195,14 @@ fn server_arguments() -> [Arg; 10] {
             .num_args(1..)
             .value_parser(target)
             .help("Measure another server beside it, which sends each client's text to all"),
+        Arg::new("compare-pid")
+            .long("compare-pid")
+            .value_name("PID")
+            .action(ArgAction::Append)
+            .num_args(1..)
+            .requires("compare")
+            .value_parser(value_parser!(u32))
+            .help("Process of that server, for CPU and memory; one for each --compare, in their order"),
         Arg::new("repeat")
             .long("repeat")
             .value_name("N")
@@ -273,7 +283,7 @@ fn options(matches: &ArgMatches) -> Result<Options, Conflict> {
     Ok(Options {
         warren: warren(matches)?,
         floor: matches.get_flag("floor").then_some(frames),
-        compare: all(matches, "compare"),
+        compare: compared(matches)?,
         repeat: matches.get_one::<u32>("repeat").map(|rounds| (*rounds as usize).max(1)),
         json: matches.get_one("json").cloned(),
         html: matches.get_one("html").cloned(),
@@ -340,6 +350,15 @@ fn at_least(matches: &ArgMatches, name: &str, least: usize) -> Result<usize, Con
     Ok(number)
 }
 
+fn compared(matches: &ArgMatches) -> Result<Vec<(Target, Option<u32>)>, Conflict> {
+    let (targets, pids): (Vec<Target>, Vec<u32>) = (all(matches, "compare"), all(matches, "compare-pid"));
+    if !pids.is_empty() && pids.len() != targets.len() {
+        return Err(Conflict("--compare-pid: one for each --compare, in their order".to_owned()));
+    }
+    let mut pids = pids.into_iter();
+    Ok(targets.into_iter().map(|target| (target, pids.next())).collect())
+}
+
 fn all<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str) -> Vec<T> {
     matches.get_many::<T>(name).into_iter().flatten().cloned().collect()
 }
@@ -379,9 +398,10 @@ mod tests {
 
     #[test]
     fn urls_and_pids_name_servers_that_run() {
-        let options = options("ws://127.0.0.1:1/a ws://127.0.0.1:2/b --pid 7 --pid 8 --compare ws://127.0.0.1:3/");
+        let line = "ws://127.0.0.1:1/a ws://127.0.0.1:2/b --pid 7 --pid 8 --compare ws://127.0.0.1:3/ --compare-pid 9";
+        let options = options(line);
         let Kind::Running { targets, pids } = options.warren else { panic!("not running") };
-        assert_eq!((targets.len(), pids, options.compare.len()), (2, vec![7, 8], 1));
+        assert_eq!((targets.len(), pids, options.compare[0].1), (2, vec![7, 8], Some(9)));
     }
 
     #[test]
@@ -403,6 +423,7 @@ mod tests {
         let with_value = |name: &str| match name {
             "url" => "ws://h/".to_owned(),
             "compare" => "--compare ws://h/".to_owned(),
+            "compare-pid" => "--compare ws://h/ --compare-pid 2".to_owned(),
             "payload" => "--payload json".to_owned(),
             "floor" | "compress" | "connect" => format!("--{name}"),
             "floor-frames" => "--floor --floor-frames 2".to_owned(),
@@ -440,6 +461,8 @@ mod tests {
             ("--pid 1", "without a URL"),
             ("ws://h/ --broker amqp://h", "cannot be used with"),
             ("--compare http://h/", "only ws://"),
+            ("--compare-pid 1", "--compare"),
+            ("--compare ws://h/ --compare ws://i/ --compare-pid 1", "one for each --compare"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(word), "{line}: {error}");
