@@ -131,7 +131,7 @@ impl App {
         let sweep = tokio::spawn(sessions.clone().sweep());
         let scrape = Scrape { metrics: self.metrics, sessions: sessions.clone(), link: broker.link() };
         let scraping = serve_metrics(self.metrics_listener, scrape, handshakes)?;
-        let serving = self.listener.serve("http", http::routes(site), handshakes);
+        let serving = self.listener.serve("http", http::routes(site), handshakes, sessions.metrics().clone());
         let mut serving = serving.context("cannot start the HTTP thread")?;
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
@@ -211,7 +211,8 @@ fn serve_metrics(
 ) -> anyhow::Result<Option<Serving>> {
     let Some(listener) = listener else { return Ok(None) };
     log::info!("metrics are at http://{}/metrics", listener.address());
-    let serving = listener.serve("metrics", http::scrape_routes(Arc::new(scrape)), handshakes);
+    let counted = scrape.metrics.sessions.clone();
+    let serving = listener.serve("metrics", http::scrape_routes(Arc::new(scrape)), handshakes, counted);
     serving.map(Some).context("cannot start the metrics thread")
 }
 

@@ -19,6 +19,7 @@ use super::Once;
 use super::handshakes::Handshakes;
 use super::peer::Peer;
 use super::upgrade::Successor;
+use crate::metrics::{Cut, SessionMetrics};
 
 /// Connections that the kernel completes before they are accepted. tokio's own `bind` takes 1,024: past it, connects
 /// of a burst stall for a second. The kernel caps it at `net.core.somaxconn` (4,096 by default since Linux 5.4).
@@ -104,6 +105,7 @@ impl Listener {
         thread_name: &str,
         routes: impl Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
         limits: HandshakeLimits,
+        metrics: SessionMetrics,
     ) -> io::Result<Serving> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (port, port_closes) = oneshot::channel::<()>();
@@ -112,7 +114,7 @@ impl Listener {
         std::thread::Builder::new().name(thread_name.into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    result = self.accept_all(routes, limits) => if let Err(error) = result {
+                    result = self.accept_all(routes, limits, metrics) => if let Err(error) = result {
                         log::error!("cannot accept connections: {error}");
                     },
                     _ = port_closes => {}
@@ -129,6 +131,7 @@ impl Listener {
         self,
         routes: impl Filter<Extract = (R,), Error = Infallible> + Clone + Send + Sync + 'static,
         limits: HandshakeLimits,
+        metrics: SessionMetrics,
     ) -> io::Result<()> {
         let listener = TcpListener::from_std(self.inner)?;
         let service = TowerToHyperService::new(warp::service(routes));
@@ -154,20 +157,26 @@ impl Listener {
             if let Err(error) = stream.set_nodelay(true) {
                 log::debug!("{address}: TCP_NODELAY: {error}");
             }
-            let (http, service) = (http.clone(), service.clone());
+            let (http, service, metrics) = (http.clone(), service.clone(), metrics.clone());
             let (handshake, turned_away) = handshakes.begin();
             tokio::spawn(async move {
                 let _handshake = handshake;
                 let serving = async {
                     // hyper's buffers and the routes' futures, 16 KiB in all, are for who has said something. (Asking
                     // for readiness is not enough: tokio takes a stream that is new for ready.)
-                    if let Ok(Ok(_)) = tokio::time::timeout(limits.timeout, stream.peek(&mut [0])).await {
-                        Box::pin(serve_connection(http, stream, Peer(address.ip()), service)).await;
+                    match tokio::time::timeout(limits.timeout, stream.peek(&mut [0])).await {
+                        Ok(Ok(_)) => Box::pin(serve_connection(http, stream, Peer(address.ip()), service)).await,
+                        Ok(Err(_)) => None,
+                        Err(_) => Some(Cut::Silent),
                     }
                 };
-                tokio::select! {
-                    _ = tokio::time::timeout(lifetime, serving) => {}
-                    _ = turned_away => log::debug!("{address}: turned away, as the oldest of too many handshakes"),
+                let cut = tokio::select! {
+                    cut = tokio::time::timeout(lifetime, serving) => cut.unwrap_or(Some(Cut::TooLong)),
+                    _ = turned_away => Some(Cut::TooMany),
+                };
+                if let Some(reason) = cut {
+                    log::debug!("{address}: cut off: {}", reason.name());
+                    metrics.cut(reason);
                 }
             });
         }
@@ -206,11 +215,11 @@ async fn endure(error: &io::Error, trouble: &Once) {
     tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
 }
 
-/// Serves requests until the connection ends, or becomes a session that one of them opened.
+/// Serves requests until the connection ends, is to be cut, or becomes a session that one of them opened.
 ///
 /// That happens here rather than in a task of its own, or the buffers of many handshakes would lie about until each of
 /// theirs had its turn (measured: 16 KiB for each that is under way).
-async fn serve_connection<S, B>(http: http1::Builder, stream: TcpStream, peer: Peer, service: S)
+async fn serve_connection<S, B>(http: http1::Builder, stream: TcpStream, peer: Peer, service: S) -> Option<Cut>
 where
     S: Service<hyper::Request<hyper::body::Incoming>, Response = hyper::Response<B>, Error = std::convert::Infallible>,
     B: hyper::body::Body + 'static,
@@ -223,8 +232,19 @@ where
         service.call(request)
     });
     match http.serve_connection(TokioIo::new(stream), service).without_shutdown().await {
-        Ok(parts) => successor.take_over(parts.io.into_inner(), &parts.read_buf),
-        Err(error) => log::debug!("{}: {error}", peer.0),
+        Ok(parts) => {
+            successor.take_over(parts.io.into_inner(), &parts.read_buf);
+            None
+        }
+        Err(error) => {
+            log::debug!("{}: {error}", peer.0);
+            match error {
+                error if error.is_timeout() => Some(Cut::Silent),
+                error if error.is_parse_too_large() => Some(Cut::HeadTooLarge),
+                error if error.is_parse() => Some(Cut::Malformed),
+                _ => None,
+            }
+        }
     }
 }
 

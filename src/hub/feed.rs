@@ -99,8 +99,9 @@ impl Feed {
 
     async fn let_in(&mut self, latecomer: Latecomer) {
         self.hand_out().await;
-        let past = self.history.as_mut().map_or_else(Vec::new, |history| history.replay(latecomer.asked));
-        self.hub.shared.workers[latecomer.worker].let_in(latecomer.listener, past).await;
+        let past = self.history.as_mut().map(|history| history.replay(latecomer.asked)).unwrap_or_default();
+        self.hub.shared.metrics.replayed(past.messages as u64);
+        self.hub.shared.workers[latecomer.worker].let_in(latecomer.listener, past.pieces).await;
     }
 
     async fn hand_out(&mut self) {

@@ -77,6 +77,15 @@ struct Entry {
     heard: Instant,
 }
 
+/// What is replayed.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// Frames, one or many in each.
+    pub pieces: Vec<Bytes>,
+    /// How many frames.
+    pub messages: usize,
+}
+
 impl History {
     pub fn new(limits: HistoryLimits) -> History {
         History {
@@ -108,8 +117,8 @@ impl History {
     }
 
     /// The frames that are asked for, in order, one or many in each piece; less if less is kept.
-    pub fn replay(&mut self, asked: Replay) -> Vec<Bytes> {
-        let (mut messages, age) = match asked {
+    pub fn replay(&mut self, asked: Replay) -> Past {
+        let (messages_max, age) = match asked {
             Replay::Messages(messages) => (messages.min(self.limits.messages_max), self.limits.age_max),
             Replay::Age(age) => (self.limits.messages_max, age.min(self.limits.age_max)),
         };
@@ -117,11 +126,11 @@ impl History {
         let open = self.copied.get_or_insert_with(|| Bytes::copy_from_slice(&self.open.frames));
         let open = [(&*open, &self.open.entries)];
         let closed = self.closed.iter().rev().map(|segment| (&segment.frames, &segment.entries));
-        let mut pieces = Vec::new();
+        let (mut pieces, mut messages) = (Vec::new(), 0);
         for (frames, entries) in open.into_iter().chain(closed) {
             let young = since.map_or(0, |since| entries.partition_point(|entry| entry.heard < since));
-            let first = young.max(entries.len().saturating_sub(messages));
-            messages -= entries.len() - first;
+            let first = young.max(entries.len().saturating_sub(messages_max - messages));
+            messages += entries.len() - first;
             if first < entries.len() {
                 pieces.push(frames.slice(end_before(entries, first)..));
             }
@@ -130,7 +139,7 @@ impl History {
             }
         }
         pieces.reverse();
-        pieces
+        Past { pieces, messages }
     }
 
     /// Memory that it takes.
@@ -217,7 +226,7 @@ mod tests {
     }
 
     fn replay(history: &mut History, asked: Replay) -> String {
-        String::from_utf8(history.replay(asked).concat()).unwrap()
+        String::from_utf8(history.replay(asked).pieces.concat()).unwrap()
     }
 
     #[test]
@@ -292,10 +301,10 @@ mod tests {
         for _ in 0..200 {
             record(&mut history, &"x".repeat(1000));
         }
-        let first = history.replay(Replay::Messages(10_000));
-        let second = history.replay(Replay::Messages(10_000));
+        let first = history.replay(Replay::Messages(10_000)).pieces;
+        let second = history.replay(Replay::Messages(10_000)).pieces;
         record(&mut history, "more");
-        let third = history.replay(Replay::Messages(10_000));
+        let third = history.replay(Replay::Messages(10_000)).pieces;
         let addresses = |pieces: &[Bytes]| pieces.iter().map(|piece| piece.as_ptr()).collect::<Vec<_>>();
         assert!(first.len() > 2);
         assert_eq!(addresses(&first), addresses(&second));
@@ -320,7 +329,8 @@ mod tests {
                 history.record(&frame, Instant::now());
                 frames.push(frame);
                 prop_assert!(history.bytes() <= bytes_max, "{} of {}", history.bytes(), bytes_max);
-                let past = history.replay(Replay::Messages(asked)).concat();
+                let past = history.replay(Replay::Messages(asked));
+                let (messages, past) = (past.messages, past.pieces.concat());
                 let mut expected = 0;
                 let mut bytes = 0;
                 while bytes < past.len() {
@@ -328,7 +338,7 @@ mod tests {
                     bytes += frames[frames.len() - expected].len();
                 }
                 prop_assert!(frames[frames.len() - expected..].concat() == past);
-                prop_assert!(expected <= asked.min(messages_max));
+                prop_assert!(expected == messages && messages <= asked.min(messages_max));
                 let kept = history.closed_messages + history.open.entries.len();
                 prop_assert_eq!(expected, asked.min(messages_max).min(kept));
             }

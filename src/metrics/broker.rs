@@ -80,7 +80,6 @@ pub struct BrokerMetrics {
     missing: Counter,
     duplicates: Counter,
     dropped: Labelled<Counter>,
-    replayed: Counter,
 }
 
 impl Default for BrokerMetrics {
@@ -101,7 +100,6 @@ impl Default for BrokerMetrics {
             missing: Counter::default(),
             duplicates: Counter::default(),
             dropped: counters(REASON, Dropped::ALL.map(Dropped::name)),
-            replayed: Counter::default(),
         }
     }
 }
@@ -147,7 +145,6 @@ impl BrokerMetrics {
         registry.register("duplicates_dropped", duplicates, self.duplicates.clone());
         let dropped = "Deliveries that were dropped for what they are, by reason";
         registry.register("dropped", dropped, self.dropped.clone());
-        registry.register("replayed", "Messages of the past that were read for late joiners", self.replayed.clone());
     }
 
     /// A direction of the link is up again; the first time does not count.
@@ -201,10 +198,6 @@ impl BrokerMetrics {
 
     pub fn dropped(&self, reason: Dropped) {
         self.dropped.get_or_create(&[(REASON, reason.name())]).inc();
-    }
-
-    pub fn replayed(&self, messages: u64) {
-        self.replayed.inc_by(messages);
     }
 
     pub(super) fn read(&self, link: &Link) {

@@ -17,6 +17,7 @@ pub struct HubMetrics {
     broadcast_bytes: Counter,
     deliveries: Counter,
     delivered_bytes: Counter,
+    replayed: Counter,
     fan_out: Histogram,
     end_to_end: Histogram,
 }
@@ -28,6 +29,7 @@ impl Default for HubMetrics {
             broadcast_bytes: Counter::default(),
             deliveries: Counter::default(),
             delivered_bytes: Counter::default(),
+            replayed: Counter::default(),
             fan_out: Histogram::new(LATENCY_BUCKETS),
             end_to_end: Histogram::new(LATENCY_BUCKETS),
         }
@@ -58,6 +60,11 @@ impl HubMetrics {
             Unit::Bytes,
             self.delivered_bytes.clone(),
         );
+        registry.register(
+            "replayed_messages",
+            "Messages of the past handed to sessions that asked for them, one for each message and session",
+            self.replayed.clone(),
+        );
         registry.register_with_unit(
             "fan_out",
             "Time from when the hub took a batch until a worker had handed it to the last of its sessions",
@@ -82,6 +89,11 @@ impl HubMetrics {
     pub fn delivered(&self, deliveries: u64, bytes: u64) {
         self.deliveries.inc_by(deliveries);
         self.delivered_bytes.inc_by(bytes);
+    }
+
+    /// A session that asked for the past was given so much.
+    pub fn replayed(&self, messages: u64) {
+        self.replayed.inc_by(messages);
     }
 
     /// At that: when the hub took the batch, and when the first of our own clients' messages in it was read.

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 
 pub use broker::{BrokerMetrics, Direction, Dropped};
 pub use hub::HubMetrics;
-pub use sessions::{REFUSALS, SessionMetrics};
+pub use sessions::{Cut, REFUSALS, SessionMetrics};
 
 use crate::broker::Link;
 use crate::instance::InstanceName;

@@ -27,6 +27,35 @@ pub const REFUSALS: [&str; 11] = [
     "stopping",
 ];
 
+/// Why a connection that was no session is ended, as `warren_connections_cut_total` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The oldest of more than `--handshakes-max`.
+    TooMany,
+    /// Its request did not come in time.
+    Silent,
+    /// Its request's head passes `--request-head-bytes-max`, or has too many lines.
+    HeadTooLarge,
+    /// What came is no request.
+    Malformed,
+    /// It held its socket for too long.
+    TooLong,
+}
+
+impl Cut {
+    pub const ALL: [Cut; 5] = [Cut::TooMany, Cut::Silent, Cut::HeadTooLarge, Cut::Malformed, Cut::TooLong];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Cut::TooMany => "too_many",
+            Cut::Silent => "silent",
+            Cut::HeadTooLarge => "head_too_large",
+            Cut::Malformed => "malformed",
+            Cut::TooLong => "too_long",
+        }
+    }
+}
+
 /// Moved by the registry of sessions, by each session, and by the handshake. A cheap handle.
 #[derive(Clone)]
 pub struct SessionMetrics {
@@ -34,6 +63,7 @@ pub struct SessionMetrics {
     opened: Counter,
     closed: Labelled<Counter>,
     refused: Labelled<Counter>,
+    cut: Labelled<Counter>,
     received_messages: Counter,
     received_bytes: Counter,
     outbox_bytes: Gauge,
@@ -47,6 +77,7 @@ impl Default for SessionMetrics {
             opened: Counter::default(),
             closed: counters(REASON, CloseReason::NAMES.into_iter().chain([LOST])),
             refused: counters(REASON, REFUSALS),
+            cut: counters(REASON, Cut::ALL.map(Cut::name)),
             received_messages: Counter::default(),
             received_bytes: Counter::default(),
             outbox_bytes: Gauge::default(),
@@ -64,6 +95,11 @@ impl SessionMetrics {
             "handshakes_refused",
             "Requests on /message that opened no session, by reason",
             self.refused.clone(),
+        );
+        registry.register(
+            "connections_cut",
+            "Connections that were ended before they became sessions, by reason",
+            self.cut.clone(),
         );
         registry.register(
             "received_messages",
@@ -113,6 +149,11 @@ impl SessionMetrics {
     /// A handshake was refused, for one of [`REFUSALS`].
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&[(REASON, reason)]).inc();
+    }
+
+    /// A connection that is no session is ended.
+    pub fn cut(&self, reason: Cut) {
+        self.cut.get_or_create(&[(REASON, reason.name())]).inc();
     }
 
     /// A client's message goes to the broker.

@@ -181,6 +181,49 @@ async fn each_refused_handshake_has_its_reason() {
     assert_eq!(shown.value("warren_sessions_opened_total").await, 1.0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_connection_that_is_cut_off_has_its_reason() {
+    let instance = Instance::start(Config { handshake_timeout_ms: 300, ..config() }).await;
+    let shown = instance.metrics();
+    let says_nothing = String::new();
+    let begins = "GET /message HTT".to_owned();
+    let too_large = head(instance.address, "GET /healthz", &[("Cookie", &"x".repeat(100_000))]);
+    let no_request = "\x16\x03\x01 is no request\r\n\r\n".to_owned();
+    let cases = [
+        ("silent", 1.0, says_nothing),
+        ("silent", 2.0, begins),
+        ("head_too_large", 1.0, too_large),
+        ("malformed", 1.0, no_request),
+    ];
+    for (reason, count, bytes) in cases {
+        let mut client = Raw::tcp(instance.address).await;
+        // The server may hang up before it has read all.
+        let _ = client.try_send(bytes).await;
+        shown.show(&format!("warren_connections_cut_total{{reason=\"{reason}\"}}"), count).await;
+    }
+    // Who asks again and again is in time each time, but not for ever.
+    let mut busy = Raw::tcp(instance.address).await;
+    let too_long = "warren_connections_cut_total{reason=\"too_long\"}";
+    within_deadline("the connection ends", async {
+        while busy.try_send(head(instance.address, "GET /healthz", &[])).await.is_ok()
+            && shown.value(too_long).await == 0.0
+        {}
+    })
+    .await;
+    shown.show(too_long, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_too_many_connections_that_say_nothing_the_oldest_is_counted_as_cut_off() {
+    let instance = Instance::start(Config { handshakes_max: 2, handshake_timeout_ms: 600_000, ..config() }).await;
+    let shown = instance.metrics();
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(Raw::tcp(instance.address).await);
+    }
+    shown.show("warren_connections_cut_total{reason=\"too_many\"}", 3.0).await;
+}
+
 /// A broker that takes nothing.
 struct Refusing(watch::Sender<Link>);
 
