@@ -16,7 +16,7 @@ use crate::config::BrokerUri;
 const PHASE_SECONDS_MAX: f64 = 86_400.0;
 
 /// What the suite decides by itself, for each of its rows.
-const NOT_WITH_SUITE: [&str; 19] = [
+const NOT_WITH_SUITE: [&str; 20] = [
     "url",
     "pid",
     "compare",
@@ -36,6 +36,7 @@ const NOT_WITH_SUITE: [&str; 19] = [
     "threads",
     "concurrency",
     "connect",
+    "serve",
 ];
 
 /// What `warren bench` is to do.
@@ -157,7 +158,7 @@ fn work_arguments() -> [Arg; 12] {
     ]
 }
 
-fn server_arguments() -> [Arg; 11] {
+fn server_arguments() -> [Arg; 12] {
     let target = |text: &str| text.parse::<Target>();
     [
         Arg::new("url")
@@ -180,6 +181,12 @@ fn server_arguments() -> [Arg; 11] {
         number("instances", "N", "1").conflicts_with("url").help("Instances to start; more than one need --broker"),
         number("worker-threads", "N", "0").conflicts_with("url").help("Their threads; 0 means one per core"),
         number("coalesce-ms", "MS", "0").conflicts_with("url").help("How long their messages wait for others"),
+        Arg::new("serve")
+            .value_name("ARGUMENT")
+            .num_args(0..)
+            .last(true)
+            .conflicts_with("url")
+            .help("Further arguments of `warren serve`, behind --"),
         Arg::new("floor")
             .long("floor")
             .action(ArgAction::SetTrue)
@@ -335,7 +342,8 @@ fn warren(matches: &ArgMatches) -> Result<Kind, Conflict> {
         return Err(Conflict(format!("--instances {instances}: without --broker they would not hear each other")));
     }
     let coalesce_ms = matches.get_one("coalesce-ms").copied().unwrap_or(0);
-    Ok(Kind::Warren(Own { broker, instances, worker_threads: count(matches, "worker-threads"), coalesce_ms }))
+    let worker_threads = count(matches, "worker-threads");
+    Ok(Kind::Warren(Own { broker, instances, worker_threads, coalesce_ms, arguments: all(matches, "serve") }))
 }
 
 fn count(matches: &ArgMatches, name: &str) -> usize {
@@ -430,7 +438,10 @@ mod tests {
             _ => format!("--{name} 2"),
         };
         for name in NOT_WITH_SUITE {
-            let line = format!("{} --suite", with_value(name));
+            let line = match name {
+                "serve" => "--suite -- --delivery stream".to_owned(),
+                _ => format!("{} --suite", with_value(name)),
+            };
             let error = parse(&line).expect_err(&line);
             assert!(error.contains("cannot be used with"), "{line}: {error}");
         }

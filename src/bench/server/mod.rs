@@ -42,11 +42,13 @@ pub struct Own {
     /// Zero means one per core.
     pub worker_threads: usize,
     pub coalesce_ms: u32,
+    /// Further arguments of `warren serve`.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Own {
     fn default() -> Own {
-        Own { broker: None, instances: 1, worker_threads: 0, coalesce_ms: 0 }
+        Own { broker: None, instances: 1, worker_threads: 0, coalesce_ms: 0, arguments: Vec::new() }
     }
 }
 
@@ -59,6 +61,7 @@ impl Own {
         command.args(["--coalesce-ms", &self.coalesce_ms.to_string()]);
         // Touches nobody but sessions that ask for compression, and they measure it whatever their messages' size.
         command.args(["--compression=true", "--compression-bytes-min", "1"]);
+        command.args(&self.arguments);
         if let Some(uri) = &self.broker {
             // Not as a flag: it may hold a password, and anybody can read a command line.
             command.env("WARREN_BROKER", uri.expose());
