@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use warren::broker::rabbitmq::{Names, envelope};
 use warren::hub::{Batching, Frames, HistoryLimits, Hub, Listener, Membership, Seat};
 use warren::instance::{Incarnation, InstanceName};
+use warren::interest::Interest;
 use warren::message::{Message, MessageIds, PayloadKind, Target};
 use warren::metrics::HubMetrics;
 use warren::outbox::{Outbox, Socket};
@@ -66,9 +67,13 @@ fn outboxes(criterion: &mut Criterion) {
 fn fan_out(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let _context = runtime.enter();
-    let hub = Hub::start(1, HubMetrics::default());
+    let hub = Hub::start(1, Arc::new(Interest::in_everything()), HubMetrics::default());
     let heard = Arc::new(AtomicUsize::new(0));
-    let join = |_| hub.join(Arc::new(Ear { heard: heard.clone(), ..Ear::default() }));
+    let join = |_| {
+        let mut membership = hub.enter(Arc::new(Ear { heard: heard.clone(), ..Ear::default() }));
+        membership.join();
+        membership
+    };
     let memberships: Vec<Membership> = (0..LISTENERS).map(join).collect();
     let (deliveries, delivered) = mpsc::channel(16);
     let own = Incarnation::begin(InstanceName::parse("a_1").expect("a name"));

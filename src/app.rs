@@ -16,6 +16,7 @@ use crate::config::{BrokerChoice, BrokerUri, Config, MetricsListen};
 use crate::http::{self, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
 use crate::hub::{Batching, HistoryLimits, Hub};
 use crate::instance::{Incarnation, InstanceName};
+use crate::interest::Interest;
 use crate::message::{Message, MessageIds};
 use crate::metrics::Metrics;
 use crate::open_files;
@@ -91,9 +92,14 @@ impl App {
 
     /// Serves until `shutdown` is ready, then closes the sessions in good order and leaves the broker.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let hub = Hub::start(tokio::runtime::Handle::current().metrics().num_workers(), self.metrics.hub.clone());
+        let interest = Arc::new(match &self.config.broker {
+            BrokerChoice::Memory => Interest::in_everything(),
+            BrokerChoice::Amqp(_) => Interest::by_keys(),
+        });
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        let hub = Hub::start(workers, interest.clone(), self.metrics.hub.clone());
         let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
-        let (broker, refused) = self.broker(deliveries)?;
+        let (broker, refused) = self.broker(deliveries, interest.clone())?;
         let sessions = Sessions::new(
             limits(&self.config),
             hub.clone(),
@@ -107,6 +113,7 @@ impl App {
             incarnation: self.incarnation.clone(),
             sessions: sessions.clone(),
             link: broker.link(),
+            interest,
             allowed_origins: self.config.allowed_origins.clone(),
             trusted_proxies: self.config.trusted_proxies.clone(),
             compression: self.config.compression,
@@ -153,7 +160,11 @@ impl App {
     }
 
     /// The broker that the configuration names.
-    fn broker(&self, deliveries: mpsc::Sender<Vec<Message>>) -> anyhow::Result<(Arc<dyn Broker>, Refused)> {
+    fn broker(
+        &self,
+        deliveries: mpsc::Sender<Vec<Message>>,
+        interest: Arc<Interest>,
+    ) -> anyhow::Result<(Arc<dyn Broker>, Refused)> {
         let config = &self.config;
         match &config.broker {
             BrokerChoice::Memory => Ok((Arc::new(self.exchange.attach(deliveries)), None)),
@@ -178,9 +189,10 @@ impl App {
                     publish_window: config.publish_window.into(),
                     publish_timeout: Duration::from_millis(config.publish_timeout_ms),
                     message_bytes_max: config.message_bytes_max,
+                    topic_linger: Duration::from_millis(config.topic_linger_ms),
                     metrics: self.metrics.broker.clone(),
                 };
-                let (broker, refused) = RabbitMq::start(settings, deliveries);
+                let (broker, refused) = RabbitMq::start(settings, interest, deliveries);
                 Ok((Arc::new(broker), Some(refused)))
             }
         }

@@ -19,6 +19,8 @@ pub enum CloseReason {
     Violation(Violation),
     /// The client said more than it may.
     TooManyMessages { per_second: u32 },
+    /// The client sent a message on a session that listens to a pattern: there is no one topic for it.
+    ListensOnly,
     /// The broker did not confirm the client's message: send it again later.
     NotAccepted,
     /// The client did not read what was sent, up to the limit of its outbox.
@@ -29,13 +31,14 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All that [`CloseReason::name`] may say.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 10] = [
         "by_client",
         "going_away",
         "protocol_error",
         "invalid_data",
         "too_large",
         "too_many_messages",
+        "listens_only",
         "not_accepted",
         "too_slow",
         "idle",
@@ -50,6 +53,7 @@ impl CloseReason {
             CloseReason::Violation(Violation::InvalidUtf8 | Violation::Corrupt) => "invalid_data",
             CloseReason::Violation(Violation::TooLarge { .. }) => "too_large",
             CloseReason::TooManyMessages { .. } => "too_many_messages",
+            CloseReason::ListensOnly => "listens_only",
             CloseReason::NotAccepted => "not_accepted",
             CloseReason::TooSlow => "too_slow",
             CloseReason::Idle => "idle",
@@ -62,7 +66,7 @@ impl CloseReason {
             CloseReason::ByClient(code) => *code,
             CloseReason::GoingAway { .. } => Some(1001),
             CloseReason::Violation(violation) => Some(violation.close_code()),
-            CloseReason::TooManyMessages { .. } => Some(1008),
+            CloseReason::TooManyMessages { .. } | CloseReason::ListensOnly => Some(1008),
             CloseReason::NotAccepted => Some(1013),
             CloseReason::TooSlow => Some(4001),
             CloseReason::Idle => Some(4002),
@@ -87,6 +91,9 @@ impl fmt::Display for CloseReason {
             CloseReason::TooManyMessages { per_second } => {
                 write!(f, "too many messages: more than {per_second} a second")
             }
+            CloseReason::ListensOnly => {
+                f.write_str("this session listens to a pattern: there is no one topic to send to")
+            }
             CloseReason::NotAccepted => f.write_str("the broker did not confirm the message; try again later"),
             CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
             CloseReason::Idle => f.write_str("idle: no pong"),
@@ -106,6 +113,7 @@ mod tests {
         let first = [CloseReason::ByClient(None), CloseReason::GoingAway { retry_after_ms: 1 }];
         let last = [
             CloseReason::TooManyMessages { per_second: 1 },
+            CloseReason::ListensOnly,
             CloseReason::NotAccepted,
             CloseReason::TooSlow,
             CloseReason::Idle,
@@ -121,6 +129,7 @@ mod tests {
         let reasons = [
             CloseReason::GoingAway { retry_after_ms: u32::MAX },
             CloseReason::TooManyMessages { per_second: u32::MAX },
+            CloseReason::ListensOnly,
             CloseReason::NotAccepted,
             CloseReason::TooSlow,
             CloseReason::Idle,

@@ -20,6 +20,7 @@ pub mod hub;
 
 pub mod close;
 pub mod instance;
+pub mod interest;
 pub mod logging;
 pub mod message;
 pub mod metrics;

@@ -1,18 +1,176 @@
-//! Names of topics. A topic is what an AMQP program writes into the routing key; the empty key is the broadcast.
+//! Names of topics, and the patterns by which clients subscribe to them.
+//!
+//! A name is words between separators. Dots and slashes both separate, so that `orders.eu.17` and `/orders/eu/17` are one
+//! topic: inside there are only dots, as AMQP programs write them into routing keys. One slash in front says nothing.
+//! A word has at least one character; none of its characters is a separator, white space, a control character, `*` or
+//! `#`. Upper and lower case differ, and so do different encodings of what looks the same (no Unicode normalisation).
+//!
+//! Topics are spread over a fixed number of keys, by which a broker carries a message only to those instances that have
+//! subscribers for its key. The same number everywhere and for ever: programs outside compute keys, too.
+//!
+//! A pattern may have `*` for exactly one word and `#` for any number of words, none included, as in RabbitMQ's topic
+//! exchanges. The broadcast is no topic: it has no name, and no pattern matches it.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
-/// A topic's name: 1 to 255 bytes, the length of an AMQP routing key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Topic(Box<str>);
+/// Bytes of a name, which is what a routing key of AMQP can carry.
+pub const TOPIC_BYTES_MAX: usize = 255;
+
+/// How many keys there are. An instance with one subscription is handed one topic in a thousand that nobody there wants;
+/// more keys would be more bindings in the broker for who subscribes to everything.
+pub const TOPIC_KEYS: u16 = 1024;
+
+/// The key of a topic: the CRC-32 (ISO 3309, as in zlib) of its name in its one form, modulo [`TOPIC_KEYS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicKey(u16);
+
+/// A topic's name in its one form. A clone shares it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic(Arc<str>);
+
+/// Which topics somebody subscribes to: one by its name, or all that wildcards match.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pattern(Arc<str>);
+
+/// Why a text names no topic, or is no pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTopic {
+    #[error("a topic must have a name")]
+    Empty,
+    #[error("a topic has at most {TOPIC_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("a word between two separators is missing")]
+    EmptyWord,
+    #[error("a topic cannot have the character {0:?}")]
+    Character(char),
+    #[error("only subscriptions can have wildcards")]
+    Wildcard,
+    #[error("a wildcard must be a word by itself")]
+    WildcardInWord,
+}
+
+/// Exactly one word.
+const ANY_WORD: &str = "*";
+
+/// Any number of words.
+const ANY_WORDS: &str = "#";
+
+impl TopicKey {
+    /// Reads a key as it stands in a routing key: decimal, without leading zeros.
+    pub fn parse(text: &str) -> Option<TopicKey> {
+        let key = TopicKey(text.parse().ok()?);
+        (key.0 < TOPIC_KEYS && key.to_string() == text).then_some(key)
+    }
+
+    pub fn all() -> impl Iterator<Item = TopicKey> {
+        (0..TOPIC_KEYS).map(TopicKey)
+    }
+
+    /// From 0, below [`TOPIC_KEYS`].
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+}
+
+impl fmt::Display for TopicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Topic {
-    /// `None` for the empty name, which means the broadcast, and for one that no routing key can carry.
-    pub fn from_routing_key(key: &str) -> Option<Topic> {
-        (1..=255).contains(&key.len()).then(|| Topic(key.into()))
+    /// Reads a name in any of its forms.
+    pub fn parse(text: &str) -> Result<Topic, InvalidTopic> {
+        let pattern = Pattern::parse(text)?;
+        pattern.as_topic().ok_or(InvalidTopic::Wildcard)
     }
 
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
+    }
+
+    pub fn key(&self) -> TopicKey {
+        TopicKey((crc32fast::hash(self.0.as_bytes()) % u32::from(TOPIC_KEYS)) as u16)
+    }
+}
+
+impl Pattern {
+    /// Reads a name or a pattern in any of its forms.
+    pub fn parse(text: &str) -> Result<Pattern, InvalidTopic> {
+        let text = text.strip_prefix('/').unwrap_or(text);
+        if text.is_empty() {
+            return Err(InvalidTopic::Empty);
+        }
+        if text.len() > TOPIC_BYTES_MAX {
+            return Err(InvalidTopic::TooLong);
+        }
+        text.split(SEPARATORS).try_for_each(check_word)?;
+        Ok(Pattern(if text.contains('/') { text.replace('/', ".").into() } else { text.into() }))
+    }
+
+    /// The one topic that it names, if it has no wildcard.
+    pub fn as_topic(&self) -> Option<Topic> {
+        self.words().all(|word| matches!(word, Word::Literal(_))).then(|| Topic(self.0.clone()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its words, wildcards among them.
+    pub fn words(&self) -> impl Iterator<Item = Word<'_>> {
+        self.0.split('.').map(|word| match word {
+            ANY_WORD => Word::Any,
+            ANY_WORDS => Word::AnyNumber,
+            literal => Word::Literal(literal),
+        })
+    }
+}
+
+/// A word of a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word<'a> {
+    Literal(&'a str),
+    /// Exactly one word, whatever it is.
+    Any,
+    /// Any number of words.
+    AnyNumber,
+}
+
+const SEPARATORS: [char; 2] = ['.', '/'];
+
+fn check_word(word: &str) -> Result<(), InvalidTopic> {
+    if word.is_empty() {
+        return Err(InvalidTopic::EmptyWord);
+    }
+    if word == ANY_WORD || word == ANY_WORDS {
+        return Ok(());
+    }
+    match word.chars().find(|character| is_forbidden(*character)) {
+        Some('*' | '#') => Err(InvalidTopic::WildcardInWord),
+        Some(character) => Err(InvalidTopic::Character(character)),
+        None => Ok(()),
+    }
+}
+
+fn is_forbidden(character: char) -> bool {
+    character.is_control() || character.is_whitespace() || matches!(character, '*' | '#')
+}
+
+impl From<Topic> for Pattern {
+    fn from(topic: Topic) -> Pattern {
+        Pattern(topic.0)
+    }
+}
+
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -20,5 +178,85 @@ impl Topic {
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS_BY_PYTHON: [(&str, usize); 4] =
+        [("orders.eu.17", 796), ("topic.frontend", 12), ("a", 579), ("Grüße", 113)];
+
+    #[test]
+    fn one_topic_has_one_form() {
+        for (text, name) in [
+            ("orders.eu.17", "orders.eu.17"),
+            ("orders/eu/17", "orders.eu.17"),
+            ("/orders/eu/17", "orders.eu.17"),
+            ("/topic/frontend", "topic.frontend"),
+            ("orders/eu.17", "orders.eu.17"),
+            ("/orders", "orders"),
+            ("Grüße.ß", "Grüße.ß"),
+            ("a-b_c:1", "a-b_c:1"),
+        ] {
+            assert_eq!(Topic::parse(text).map(|topic| topic.to_string()), Ok(name.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_is_told_why() {
+        use InvalidTopic::{Character, Empty, EmptyWord, TooLong, Wildcard, WildcardInWord};
+        let long = "x".repeat(TOPIC_BYTES_MAX + 1);
+        for (text, reason) in [
+            ("", Empty),
+            ("/", Empty),
+            ("//a", EmptyWord),
+            ("a..b", EmptyWord),
+            ("a./b", EmptyWord),
+            (".a", EmptyWord),
+            ("a/", EmptyWord),
+            ("a b", Character(' ')),
+            ("a\u{a0}b", Character('\u{a0}')),
+            ("a\n", Character('\n')),
+            ("a\0", Character('\0')),
+            ("a.*", Wildcard),
+            ("#", Wildcard),
+            ("a.b*", WildcardInWord),
+            ("a.##", WildcardInWord),
+            (&long, TooLong),
+        ] {
+            assert_eq!(Topic::parse(text), Err(reason), "{text:?}");
+        }
+        assert!(Topic::parse(&long[1..]).is_ok());
+    }
+
+    /// Computed with `zlib.crc32(name.encode()) % 1024` in Python 3.
+    #[test]
+    fn keys_are_those_that_other_programs_compute() {
+        for (name, key) in KEYS_BY_PYTHON {
+            let computed = Topic::parse(name).unwrap().key();
+            assert_eq!((computed.index(), computed.to_string().parse()), (key, Ok(key)), "{name}");
+            assert_eq!(TopicKey::parse(&computed.to_string()), Some(computed));
+        }
+        assert_eq!(TopicKey::all().count(), 1024);
+        for text in ["", "1024", "-1", "+1", "01", "x", "65536"] {
+            assert_eq!(TopicKey::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_patterns_have_wildcards() {
+        let pattern = Pattern::parse("/orders/*/#").unwrap();
+        assert_eq!(pattern.as_str(), "orders.*.#");
+        assert!(pattern.words().eq([Word::Literal("orders"), Word::Any, Word::AnyNumber]));
+        assert_eq!(pattern.as_topic(), None);
+        assert_eq!(Pattern::parse("orders").unwrap().as_topic(), Topic::parse("/orders").ok());
     }
 }

@@ -263,6 +263,11 @@ options! {
             reason: "What is ready at the same time goes together anyway. Where many small messages come all the time, \
                      a few milliseconds of delay save most of the writes, and those are most of the work.",
         }
+        topic_linger_ms: u64 = number("MS", 0..=DAY_MS) => {
+            default: "30000",
+            help: "How long RabbitMQ still delivers a topic's messages to this instance after its last subscription here.",
+            reason: "A client that reconnects, or a page that is reloaded, finds the topic still there.",
+        }
         history_messages_max: usize = number("MESSAGES", 0..=1_000_000) => {
             default: "1000",
             help: "Messages of the past that are kept, and that a session may ask for with /message?replay=20; 0: none.",

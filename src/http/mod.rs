@@ -9,6 +9,7 @@ mod peer;
 mod replay;
 mod routes;
 mod scrape;
+mod topic;
 mod upgrade;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::broker::Link;
 use crate::config::AllowedOrigins;
 use crate::hub::HistoryLimits;
 use crate::instance::Incarnation;
+use crate::interest::Interest;
 use crate::session::Sessions;
 
 /// What the routes answer from.
@@ -33,6 +35,8 @@ pub struct Site {
     pub incarnation: Incarnation,
     pub sessions: Arc<Sessions>,
     pub link: watch::Receiver<Link>,
+    /// For which topics the broker delivers.
+    pub interest: Arc<Interest>,
     /// Whose pages may connect beside the server's own.
     pub allowed_origins: AllowedOrigins,
     /// Whose `X-Forwarded-For` counts.

@@ -32,6 +32,8 @@ pub enum NotReplayed {
     TooMany(usize),
     #[error("replay asks for a longer time than is kept: at most replay={0}s (--history-age-s).")]
     TooLong(u64),
+    #[error("replay is for /message without a topic.")]
+    OfTopic,
     #[error("No replay: {0}.")]
     Never(NoReplay),
 }

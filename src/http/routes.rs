@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyper::upgrade::OnUpgrade;
 use warp::http::header::{ALLOW, HeaderMap, HeaderValue};
 use warp::http::{Method, StatusCode};
+use warp::path::Tail;
 use warp::reject::{MethodNotAllowed, Rejection};
 use warp::reply::{Response, with_header, with_status};
 use warp::{Filter, Reply};
@@ -33,7 +34,8 @@ pub fn all(
 }
 
 fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    warp::path!("message")
+    warp::path("message")
+        .and(warp::path::tail())
         .and(get_or_head())
         .and(warp::method())
         .and(warp::header::headers_cloned())
@@ -41,12 +43,13 @@ fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
         .and(warp::ext::get::<Successor>())
         .and(warp::ext::get::<Peer>())
         .and(query())
-        .map(move |method, headers: HeaderMap, on_upgrade: Option<OnUpgrade>, successor, peer, query: String| {
+        .then(move |topic: Tail, method, headers: HeaderMap, on_upgrade: Option<OnUpgrade>, successor, peer, query| {
             // Only GET opens a session (RFC 6455 §4.1); HEAD learns what GET without an upgrade learns.
             // hyper is ready for one where it put an `OnUpgrade`.
             let upgrade = on_upgrade.filter(|_| method == Method::GET).map(|_| successor);
             let client = client_address(peer, &headers, &site.trusted_proxies);
-            upgrade::answer(&site, &headers, &query, upgrade, client)
+            let site = site.clone();
+            async move { upgrade::answer(&site, &headers, topic.as_str(), query, upgrade, client).await }
         })
 }
 

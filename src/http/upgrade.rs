@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use warp::http::header::{
@@ -16,13 +17,17 @@ use warp::reply::Response;
 use warp::{Reply, http};
 
 use super::replay::{self, NotReplayed};
+use super::topic::{self, NotATopic};
 use super::{Site, origin};
 use crate::protocol::extensions::{Malformed, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
-use crate::session::{NotAdmitted, Opening};
+use crate::session::{Channel, NotAdmitted, Opening};
 
 /// The one version of the protocol that there is (RFC 6455 §4.1).
 const VERSION: &str = "13";
+
+/// How long a client waits until the broker delivers its topic.
+const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a request on `/message` opens no session.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,9 +38,12 @@ enum Refusal {
     BadKey,
     BadExtensions,
     ForeignOrigin,
+    NotATopic(NotATopic),
     NotReplayed(NotReplayed),
     /// It has never heard the broker so far, so that a session would be deaf.
     NotAttached,
+    /// The broker does not deliver the topic so far.
+    NotInForce,
     NotAdmitted(NotAdmitted),
 }
 
@@ -49,8 +57,10 @@ impl Refusal {
             Refusal::BadKey => "bad_key",
             Refusal::BadExtensions => "bad_extensions",
             Refusal::ForeignOrigin => "foreign_origin",
+            Refusal::NotATopic(_) => "bad_topic",
             Refusal::NotReplayed(_) => "not_replayed",
             Refusal::NotAttached => "not_attached",
+            Refusal::NotInForce => "not_in_force",
             Refusal::NotAdmitted(NotAdmitted::Full) => "full",
             Refusal::NotAdmitted(NotAdmitted::TooManyOfOneAddress) => "address_full",
             Refusal::NotAdmitted(NotAdmitted::Stopping) => "stopping",
@@ -79,46 +89,72 @@ impl Successor {
     }
 }
 
-/// Answers a GET on `/message`; an `upgrade` that is granted has the session to begin once the answer is written.
-pub fn answer(
+/// Answers a GET on `/message`; an `upgrade` that is granted has the session to begin once the answer is written. `topic`
+/// is what stands behind `/message/`.
+pub async fn answer(
     site: &Arc<Site>,
     headers: &HeaderMap,
-    query: &str,
+    topic: &str,
+    query: String,
     upgrade: Option<Successor>,
     client: IpAddr,
 ) -> Response {
-    let accepted = check(headers).and_then(|key| {
-        let successor = upgrade.ok_or(Refusal::NotAnUpgrade)?;
-        if !origin::may_connect(&site.allowed_origins, headers) {
-            return Err(Refusal::ForeignOrigin);
-        }
-        let extension = if site.compression { extension(headers)? } else { None };
-        let replay = replay::asked(query, site.replay).map_err(Refusal::NotReplayed)?;
-        if site.link.borrow().attachments == 0 {
-            return Err(Refusal::NotAttached);
-        }
-        let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
-        Ok((key, successor, extension, site.sessions.open(permit, extension.is_some(), replay)))
-    });
-    match accepted {
-        Ok((key, successor, extension, opening)) => {
-            log::debug!("{}: opened for {client}", opening.id());
-            successor.set(opening);
-            let mut response = HttpResponse::builder()
-                .status(StatusCode::SWITCHING_PROTOCOLS)
-                .header(UPGRADE, "websocket")
-                .header(CONNECTION, "Upgrade")
-                .header(SEC_WEBSOCKET_ACCEPT, accept_key(key));
-            if let Some(extension) = extension {
-                response = response.header(SEC_WEBSOCKET_EXTENSIONS, extension);
-            }
-            response.body("").into_response()
-        }
+    match open(site, headers, topic, &query, upgrade, client).await {
+        Ok(response) => response,
         Err(refusal) => {
             log::debug!("{client}: no session: {refusal:?}");
             site.sessions.metrics().refused(refusal.name());
             refusal.into_response()
         }
+    }
+}
+
+async fn open(
+    site: &Arc<Site>,
+    headers: &HeaderMap,
+    topic: &str,
+    query: &str,
+    upgrade: Option<Successor>,
+    client: IpAddr,
+) -> Result<Response, Refusal> {
+    let key = check(headers)?;
+    let successor = upgrade.ok_or(Refusal::NotAnUpgrade)?;
+    if !origin::may_connect(&site.allowed_origins, headers) {
+        return Err(Refusal::ForeignOrigin);
+    }
+    let extension = if site.compression { extension(headers)? } else { None };
+    let channel = channel(site, topic, query)?;
+    if site.link.borrow().attachments == 0 {
+        return Err(Refusal::NotAttached);
+    }
+    let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
+    let opening = site.sessions.open(permit, extension.is_some(), channel.clone());
+    if let Channel::Topic(pattern) = &channel {
+        // The answer is what tells the client that it will miss nothing.
+        let in_force = tokio::time::timeout(IN_FORCE_TIMEOUT, site.interest.in_force(pattern));
+        in_force.await.map_err(|_| Refusal::NotInForce)?;
+    }
+    log::debug!("{}: opened for {client}", opening.id());
+    successor.set(opening);
+    let mut response = HttpResponse::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(UPGRADE, "websocket")
+        .header(CONNECTION, "Upgrade")
+        .header(SEC_WEBSOCKET_ACCEPT, accept_key(key));
+    if let Some(extension) = extension {
+        response = response.header(SEC_WEBSOCKET_EXTENSIONS, extension);
+    }
+    Ok(response.body("").into_response())
+}
+
+/// What the client wants to hear.
+fn channel(site: &Site, topic: &str, query: &str) -> Result<Channel, Refusal> {
+    let topic = topic::asked(topic, query).map_err(Refusal::NotATopic)?;
+    let replay = replay::asked(query, site.replay).map_err(Refusal::NotReplayed)?;
+    match (topic, replay) {
+        (None, replay) => Ok(Channel::Broadcast(replay)),
+        (Some(topic), None) => Ok(Channel::Topic(topic)),
+        (Some(_), Some(_)) => Err(Refusal::NotReplayed(NotReplayed::OfTopic)),
     }
 }
 
@@ -181,9 +217,13 @@ impl Reply for Refusal {
             Refusal::ForeignOrigin => {
                 refuse(StatusCode::FORBIDDEN, "Pages of this origin may not connect (--allowed-origins).\n")
             }
+            Refusal::NotATopic(reason) => refuse(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
             Refusal::NotReplayed(reason) => refuse(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
             Refusal::NotAttached => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance has not reached its broker yet.\n")
+            }
+            Refusal::NotInForce => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "The broker does not deliver this topic yet.\n")
             }
             Refusal::NotAdmitted(NotAdmitted::Full) => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance takes no more sessions now (--sessions-max).\n")
@@ -205,13 +245,14 @@ impl Reply for Refusal {
                 headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
                 headers.insert(SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static(VERSION));
             }
-            Refusal::NotAttached | Refusal::NotAdmitted(_) => {
+            Refusal::NotAttached | Refusal::NotInForce | Refusal::NotAdmitted(_) => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
             Refusal::BadHost
             | Refusal::BadKey
             | Refusal::BadExtensions
             | Refusal::ForeignOrigin
+            | Refusal::NotATopic(_)
             | Refusal::NotReplayed(_) => {}
         }
         response
@@ -246,10 +287,13 @@ mod tests {
     #[test]
     fn every_refusal_has_a_series_of_its_own() {
         use NotAdmitted::{Full, Stopping, TooManyOfOneAddress};
-        use Refusal::{BadExtensions, BadHost, BadKey, ForeignOrigin, NotAnUpgrade, NotAttached, UnknownVersion};
+        use Refusal::{
+            BadExtensions, BadHost, BadKey, ForeignOrigin, NotATopic, NotAnUpgrade, NotAttached, NotInForce,
+            UnknownVersion,
+        };
         let not_replayed = Refusal::NotReplayed(NotReplayed::Malformed);
         let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, ForeignOrigin];
-        let then = [not_replayed, NotAttached];
+        let then = [NotATopic(topic::NotATopic::Several), not_replayed, NotAttached, NotInForce];
         let last = [Full, TooManyOfOneAddress, Stopping].map(Refusal::NotAdmitted);
         assert!(first.iter().chain(&then).chain(&last).map(Refusal::name).eq(crate::metrics::REFUSALS));
     }

@@ -1,4 +1,4 @@
-//! Messages on their way to all listeners, encoded once, one behind the other in one buffer.
+//! Messages on their way to those who hear them, encoded once, one behind the other in one buffer.
 //!
 //! While someone listens who negotiated compression there may be a second buffer with the same messages, in which those
 //! are compressed that gain by it. It begins with the first of them: batches without any are not kept twice.
@@ -7,46 +7,47 @@ use bytes::BytesMut;
 
 use super::frames::{About, Frames};
 use crate::instance::Incarnation;
-use crate::message::{Message, Target};
+use crate::message::Message;
 use crate::protocol::deflate::Deflater;
 use crate::protocol::frame;
 
-/// A batch this long is handed out before more is added: longer ones save no system calls, since a socket's send
-/// buffer takes about this much at once, and they hold back who comes first.
-const BATCH_BYTES: usize = 64 * 1024;
-
-pub struct Batch {
+/// What encoding takes beside the message.
+pub struct Encoder {
     own: Incarnation,
+    /// The smallest payload that is compressed.
     compression_bytes_min: usize,
     deflater: Deflater,
+}
+
+impl Encoder {
+    /// For an instance that recognises its own messages by `own`.
+    pub fn new(own: Incarnation, compression_bytes_min: usize) -> Encoder {
+        Encoder { own, compression_bytes_min, deflater: Deflater::default() }
+    }
+}
+
+/// Messages that the same listeners hear.
+pub struct Batch {
     plain: BytesMut,
     deflated: Option<BytesMut>,
     about: About,
 }
 
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { plain: BytesMut::new(), deflated: None, about: About::nothing() }
+    }
+}
+
 impl Batch {
-    /// Payloads below `compression_bytes_min` are not compressed.
-    pub fn new(own: Incarnation, compression_bytes_min: usize) -> Batch {
-        let (deflater, plain, about) = (Deflater::default(), BytesMut::new(), About::nothing());
-        Batch { own, compression_bytes_min, deflater, plain, deflated: None, about }
+    /// Adds a message; compressed, too, if `deflates`. The answer is its plain frame.
+    pub fn add(&mut self, encoder: &mut Encoder, message: &Message, deflates: bool) -> &[u8] {
+        self.note(message, &encoder.own);
+        let deflates = deflates && message.payload.len() >= encoder.compression_bytes_min;
+        self.encode(message, if deflates { encoder.deflater.deflate(&message.payload) } else { None })
     }
 
-    /// Adds a message if it is meant for the plain sessions of this instance; compressed, too, if `deflates`. The answer
-    /// is its plain frame.
-    pub fn add(&mut self, message: &Message, deflates: bool) -> Option<&[u8]> {
-        let for_plain_sessions = match &message.target {
-            Target::Broadcast => true,
-            Target::Instance(name) => name == self.own.name(),
-            Target::Topic(_) => false,
-        };
-        if !for_plain_sessions {
-            return None;
-        }
-        self.note(message);
-        Some(self.encode(message, deflates && message.payload.len() >= self.compression_bytes_min))
-    }
-
-    fn note(&mut self, message: &Message) {
+    fn note(&mut self, message: &Message, own: &Incarnation) {
         let about = &mut self.about;
         if about.messages == 0 {
             *about = About::nothing();
@@ -55,14 +56,13 @@ impl Batch {
         about.payload_bytes += message.payload.len() as u64;
         // Only the first that is our own, which has waited longest: no reading of ids for each.
         if about.read.is_none() {
-            about.read = message.id.as_ref().and_then(|id| id.given_at(&self.own));
+            about.read = message.id.as_ref().and_then(|id| id.given_at(own));
         }
     }
 
-    fn encode(&mut self, message: &Message, deflates: bool) -> &[u8] {
+    fn encode(&mut self, message: &Message, deflated: Option<&[u8]>) -> &[u8] {
         let before = self.plain.len();
         frame::encode(message.kind.into(), &message.payload, &mut self.plain);
-        let deflated = if deflates { self.deflater.deflate(&message.payload) } else { None };
         match (deflated, &mut self.deflated) {
             (Some(deflated), frames) => {
                 let frames = frames.get_or_insert_with(|| BytesMut::from(&self.plain[..before]));
@@ -72,10 +72,6 @@ impl Batch {
             (None, None) => {}
         }
         &self.plain[before..]
-    }
-
-    pub fn is_full(&self) -> bool {
-        self.plain.len() >= BATCH_BYTES
     }
 
     pub fn is_empty(&self) -> bool {

@@ -6,6 +6,7 @@
 //! is taken here, where it is written. It must therefore end where the last batch ended: what waits to be handed out is
 //! handed out first.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,13 +14,21 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::batch::Batch;
+use super::batch::{Batch, Encoder};
+use super::frames::Frames;
 use super::history::{History, Replay};
+use super::worker::Audience;
 use super::{Batching, Hub, Listener};
+use crate::instance::InstanceName;
 use crate::message::{Message, Target, now_unix_ms};
+use crate::topic::Topic;
 
 /// A message that is younger counts as heard now: clocks differ, and seconds are rounded.
 const AGE_MIN: Duration = Duration::from_secs(2);
+
+/// Batches this long are handed out before more is added: longer ones save no system calls, since a socket's send
+/// buffer takes about this much at once, and they hold back who comes first.
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// Someone who waits to be let in.
 pub struct Latecomer {
@@ -31,20 +40,37 @@ pub struct Latecomer {
 pub struct Feed {
     hub: Hub,
     latecomers: mpsc::UnboundedReceiver<Latecomer>,
-    batch: Batch,
+    own_name: InstanceName,
+    encoder: Encoder,
+    /// What was not handed out yet: for all who hear the broadcast, and by topic.
+    broadcast: Batch,
+    topics: HashMap<Topic, Batch>,
+    /// Bytes in all of them.
+    bytes: usize,
     history: Option<History>,
     coalesce: Duration,
     /// When the newest message of the history was heard.
     heard: Option<Instant>,
-    /// When the batch is handed out at the latest; `None` while it is empty.
+    /// When the batches are handed out at the latest; `None` while they are empty.
     due: Option<Instant>,
 }
 
 impl Feed {
     pub fn new(hub: Hub, latecomers: mpsc::UnboundedReceiver<Latecomer>, batching: Batching) -> Feed {
         let Batching { own, compression_bytes_min, coalesce, history } = batching;
-        let batch = Batch::new(own, compression_bytes_min);
-        Feed { hub, latecomers, batch, history: history.map(History::new), coalesce, heard: None, due: None }
+        Feed {
+            hub,
+            latecomers,
+            own_name: own.name().clone(),
+            encoder: Encoder::new(own, compression_bytes_min),
+            broadcast: Batch::default(),
+            topics: HashMap::new(),
+            bytes: 0,
+            history: history.map(History::new),
+            coalesce,
+            heard: None,
+            due: None,
+        }
     }
 
     /// Whatever is ready becomes one batch, and whatever comes while its first message may wait.
@@ -77,24 +103,42 @@ impl Feed {
         }
         let now = Instant::now();
         for message in &messages {
-            // A listener that joins meanwhile can read plain frames as well.
-            let deflates = self.hub.shared.inflating.load(Ordering::Relaxed) > 0;
-            let Some(frame) = self.batch.add(message, deflates) else { continue };
-            self.due.get_or_insert(now + self.coalesce);
-            // What is said to one instance alone concerns those who are there.
-            if message.target == Target::Broadcast
-                && let Some(history) = &mut self.history
-            {
-                let was = was_heard(message.published_ms, now);
-                // Never back in time, or a search by age would go wrong.
-                let heard = self.heard.map_or(was, |last| last.max(was));
-                self.heard = Some(heard);
-                history.record(frame, heard);
+            match &message.target {
+                Target::Broadcast => self.add_broadcast(message, now),
+                Target::Instance(name) if *name == self.own_name => self.add_broadcast(message, now),
+                Target::Topic(topic) if self.hub.shared.interest.wants(topic) => self.add_topic(topic, message),
+                Target::Instance(_) | Target::Topic(_) => continue,
             }
-            if self.batch.is_full() {
+            self.due.get_or_insert(now + self.coalesce);
+            if self.bytes >= BATCH_BYTES {
                 self.hand_out().await;
             }
         }
+    }
+
+    /// For all who hear the broadcast, be it meant for every instance or for this one alone.
+    fn add_broadcast(&mut self, message: &Message, now: Instant) {
+        let frame = self.broadcast.add(&mut self.encoder, message, deflates(&self.hub));
+        self.bytes += frame.len();
+        // What is said to one instance alone concerns those who are there.
+        if message.target == Target::Broadcast
+            && let Some(history) = &mut self.history
+        {
+            let was = was_heard(message.published_ms, now);
+            // Never back in time, or a search by age would go wrong.
+            let heard = self.heard.map_or(was, |last| last.max(was));
+            self.heard = Some(heard);
+            history.record(frame, heard);
+        }
+    }
+
+    fn add_topic(&mut self, topic: &Topic, message: &Message) {
+        // Most batches have one message of a topic.
+        if !self.topics.contains_key(topic) {
+            self.topics.insert(topic.clone(), Batch::default());
+        }
+        let Some(batch) = self.topics.get_mut(topic) else { return };
+        self.bytes += batch.add(&mut self.encoder, message, deflates(&self.hub)).len();
     }
 
     async fn let_in(&mut self, latecomer: Latecomer) {
@@ -106,15 +150,28 @@ impl Feed {
 
     async fn hand_out(&mut self) {
         self.due = None;
-        if self.batch.is_empty() {
-            return;
+        self.bytes = 0;
+        if !self.broadcast.is_empty() {
+            let frames = self.broadcast.take();
+            self.hand_to_workers(Audience::Broadcast, frames).await;
         }
-        let frames = self.batch.take();
-        self.hub.shared.metrics.broadcast(frames.about().messages, frames.about().payload_bytes);
-        for worker in self.hub.shared.workers.iter().filter(|worker| worker.has_listeners()) {
-            worker.hand_out(frames.clone()).await;
+        for (topic, mut batch) in std::mem::take(&mut self.topics) {
+            self.hand_to_workers(Audience::Topic(topic), batch.take()).await;
         }
     }
+
+    async fn hand_to_workers(&self, audience: Audience, frames: Frames) {
+        let shared = &self.hub.shared;
+        shared.metrics.broadcast(frames.about().messages, frames.about().payload_bytes);
+        for worker in shared.workers.iter().filter(|worker| worker.has_some_of(&audience)) {
+            worker.hand_out(audience.clone(), frames.clone()).await;
+        }
+    }
+}
+
+/// A listener that joins meanwhile can read plain frames as well.
+fn deflates(hub: &Hub) -> bool {
+    hub.shared.inflating.load(Ordering::Relaxed) > 0
 }
 
 /// When a message was heard: now, unless it is an old one that the broker has kept. AMQP tells whole seconds.

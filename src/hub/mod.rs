@@ -8,9 +8,11 @@ mod batch;
 mod feed;
 mod frames;
 mod history;
+mod seat;
+mod subscriptions;
 mod worker;
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,11 +20,14 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::instance::Incarnation;
+use crate::interest::Interest;
 use crate::message::Message;
 use crate::metrics::HubMetrics;
+use crate::topic::Pattern;
 use feed::{Feed, Latecomer};
 pub use frames::{About, Frames};
 pub use history::{HistoryLimits, Replay};
+pub use seat::Seat;
 use worker::{Change, Worker, WorkerHandle};
 
 /// Batches that wait for one worker. Past it the hub waits for the worker and, through it, the broker for the hub.
@@ -45,10 +50,6 @@ pub trait Listener: Send + Sync + 'static {
     fn seat(&self) -> &Seat;
 }
 
-/// A listener's place in its worker's list. Only that worker reads or writes it. A listener joins once.
-#[derive(Debug, Default)]
-pub struct Seat(AtomicU32);
-
 /// How messages become batches.
 #[derive(Clone, Debug)]
 pub struct Batching {
@@ -69,9 +70,10 @@ pub struct Hub {
 
 struct Shared {
     workers: Box<[WorkerHandle]>,
-    joined: AtomicUsize,
+    entered: AtomicUsize,
     /// Listeners now that inflate.
     inflating: AtomicUsize,
+    interest: Arc<Interest>,
     metrics: HubMetrics,
     /// To [`Hub::run`]; bounded by the number of sessions.
     latecomers: mpsc::UnboundedSender<Latecomer>,
@@ -79,14 +81,16 @@ struct Shared {
 }
 
 impl Hub {
-    /// Starts `workers` tasks on the current runtime; they end with the last handle.
-    pub fn start(workers: usize, metrics: HubMetrics) -> Hub {
-        let workers = (0..workers.max(1)).map(|_| Worker::start(metrics.clone())).collect();
+    /// Starts `workers` tasks on the current runtime; they end with the last handle. What is subscribed to counts in
+    /// `interest`.
+    pub fn start(workers: usize, interest: Arc<Interest>, metrics: HubMetrics) -> Hub {
+        let workers = (0..workers.max(1)).map(|_| Worker::start(interest.clone(), metrics.clone())).collect();
         let (latecomers, latecomers_out) = mpsc::unbounded_channel();
         let shared = Shared {
             workers,
-            joined: AtomicUsize::new(0),
+            entered: AtomicUsize::new(0),
             inflating: AtomicUsize::new(0),
+            interest,
             metrics,
             latecomers,
             latecomers_out: Mutex::new(Some(latecomers_out)),
@@ -94,21 +98,13 @@ impl Hub {
         Hub { shared: Arc::new(shared) }
     }
 
-    /// From now on `listener` hears every message that [`Hub::run`] takes, until the membership is dropped.
-    pub fn join(&self, listener: Arc<dyn Listener>) -> Membership {
-        let membership = self.membership(listener.clone());
-        self.worker_of(&membership).change(Change::Join(listener));
-        membership
-    }
-
-    /// The same, and before that `listener` is given the past that it asks for, as much as is there: the past ends where
-    /// the rest begins, with neither a hole nor a double between them.
-    pub fn join_with_replay(&self, listener: Arc<dyn Listener>, asked: Replay) -> Membership {
-        let membership = self.membership(listener.clone());
-        self.worker_of(&membership).expect_one();
-        // The receiver is gone only when nothing is handed out any more.
-        let _ = self.shared.latecomers.send(Latecomer { listener, worker: membership.worker, asked });
-        membership
+    /// A place for `listener`, which hears nothing yet. A listener enters once.
+    pub fn enter(&self, listener: Arc<dyn Listener>) -> Membership {
+        if listener.inflates() {
+            self.shared.inflating.fetch_add(1, Ordering::Relaxed);
+        }
+        let worker = self.shared.entered.fetch_add(1, Ordering::Relaxed) % self.shared.workers.len();
+        Membership { hub: self.clone(), worker: worker as u32, joined: false, subscribing: false, listener }
     }
 
     /// Hands what the broker delivers to the listeners, until the broker's end is dropped. For one caller.
@@ -117,25 +113,62 @@ impl Hub {
         let latecomers = latecomers.expect("a hub is run once");
         Feed::new(self, latecomers, batching).run(deliveries).await;
     }
-
-    fn membership(&self, listener: Arc<dyn Listener>) -> Membership {
-        if listener.inflates() {
-            self.shared.inflating.fetch_add(1, Ordering::Relaxed);
-        }
-        let worker = self.shared.joined.fetch_add(1, Ordering::Relaxed) % self.shared.workers.len();
-        Membership { hub: self.clone(), worker, listener }
-    }
-
-    fn worker_of(&self, membership: &Membership) -> &WorkerHandle {
-        &self.shared.workers[membership.worker]
-    }
 }
 
-/// That a listener listens. Its drop ends that.
+/// What a listener hears. Its drop ends that.
 pub struct Membership {
     hub: Hub,
-    worker: usize,
+    worker: u32,
+    joined: bool,
+    subscribing: bool,
     listener: Arc<dyn Listener>,
+}
+
+impl Membership {
+    /// From now on the listener hears the broadcast, and what is meant for this instance alone.
+    pub fn join(&mut self) {
+        if !std::mem::replace(&mut self.joined, true) {
+            self.worker().change(Change::Join(self.listener.clone()));
+        }
+    }
+
+    /// The same, and before that it is given the past that it asks for, as much as is there: the past ends where the rest
+    /// begins, with neither a hole nor a double between them.
+    pub fn join_with_replay(&mut self, asked: Replay) {
+        if !std::mem::replace(&mut self.joined, true) {
+            self.worker().expect_one();
+            let latecomer = Latecomer { listener: self.listener.clone(), worker: self.worker as usize, asked };
+            // The receiver is gone only when nothing is handed out any more.
+            let _ = self.hub.shared.latecomers.send(latecomer);
+        }
+    }
+
+    /// It hears the broadcast no more.
+    pub fn leave(&mut self) {
+        if std::mem::replace(&mut self.joined, false) {
+            self.worker().change(Change::Leave(self.listener.clone()));
+        }
+    }
+
+    /// From now on it hears what is delivered here of the topics that `pattern` matches, each message once. What is
+    /// published elsewhere comes from when the broker delivers it: see [`Interest::in_force`]. Twice the same pattern is
+    /// the caller's mistake.
+    pub fn subscribe(&mut self, pattern: &Pattern) {
+        self.hub.shared.interest.add(pattern);
+        if !std::mem::replace(&mut self.subscribing, true) {
+            self.worker().expect_subscriber();
+        }
+        self.worker().change(Change::Subscribe(self.listener.clone(), pattern.clone()));
+    }
+
+    /// Takes back a subscription that it has.
+    pub fn unsubscribe(&mut self, pattern: &Pattern) {
+        self.worker().change(Change::Unsubscribe(self.listener.clone(), pattern.clone()));
+    }
+
+    fn worker(&self) -> &WorkerHandle {
+        &self.hub.shared.workers[self.worker as usize]
+    }
 }
 
 impl Drop for Membership {
@@ -143,7 +176,10 @@ impl Drop for Membership {
         if self.listener.inflates() {
             self.hub.shared.inflating.fetch_sub(1, Ordering::Relaxed);
         }
-        self.hub.shared.workers[self.worker].change(Change::Leave(self.listener.clone()));
+        self.leave();
+        if self.subscribing {
+            self.worker().change(Change::UnsubscribeAll(self.listener.clone()));
+        }
     }
 }
 

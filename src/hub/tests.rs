@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::batch::Batch;
+use super::batch::{Batch, Encoder};
 use super::*;
 use crate::instance::InstanceName;
 use crate::message::{PayloadKind, Target};
@@ -71,6 +71,12 @@ impl Ear {
     }
 }
 
+fn joined(hub: &Hub, listener: Arc<dyn Listener>) -> Membership {
+    let mut membership = hub.enter(listener);
+    membership.join();
+    membership
+}
+
 fn own() -> Incarnation {
     Incarnation::begin(InstanceName::parse("a_1").unwrap())
 }
@@ -84,7 +90,7 @@ fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {
 }
 
 fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Vec<Message>>) {
-    let hub = Hub::start(2, HubMetrics::default());
+    let hub = Hub::start(2, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
     let batching = Batching { own: own(), compression_bytes_min: 100, coalesce, history: None };
     tokio::spawn(hub.clone().run(batching, delivered));
@@ -95,7 +101,7 @@ fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Vec<Message>>) {
 async fn everyone_who_listens_hears_all_in_order() {
     let (hub, deliveries) = start();
     let ears: Vec<Arc<Ear>> = (0..5).map(|_| Arc::default()).collect();
-    let _memberships: Vec<Membership> = ears.iter().map(|ear| hub.join(ear.clone())).collect();
+    let _memberships: Vec<Membership> = ears.iter().map(|ear| joined(&hub, ear.clone())).collect();
     for text in ["a", "b", "c"] {
         deliveries.send(vec![message(Target::Broadcast, text)]).await.unwrap();
     }
@@ -108,7 +114,7 @@ async fn everyone_who_listens_hears_all_in_order() {
 async fn who_left_hears_no_more_and_the_others_still_do() {
     let (hub, deliveries) = start();
     let ears: Vec<Arc<Ear>> = (0..6).map(|_| Arc::default()).collect();
-    let mut memberships: Vec<Membership> = ears.iter().map(|ear| hub.join(ear.clone())).collect();
+    let mut memberships: Vec<Membership> = ears.iter().map(|ear| joined(&hub, ear.clone())).collect();
     deliveries.send(vec![message(Target::Broadcast, "a")]).await.unwrap();
     for ear in &ears {
         ear.hears("a").await;
@@ -121,7 +127,7 @@ async fn who_left_hears_no_more_and_the_others_still_do() {
     }
     drop(memberships);
     let witness: Arc<Ear> = Arc::default();
-    let _membership = hub.join(witness.clone());
+    let _membership = joined(&hub, witness.clone());
     deliveries.send(vec![message(Target::Broadcast, "c")]).await.unwrap();
     witness.hears("c").await;
     assert!(ears.iter().all(|ear| !ear.text().contains('c')));
@@ -131,8 +137,8 @@ async fn who_left_hears_no_more_and_the_others_still_do() {
 async fn topics_and_other_instances_do_not_reach_plain_listeners() {
     let (hub, deliveries) = start();
     let ear: Arc<Ear> = Arc::default();
-    let _membership = hub.join(ear.clone());
-    let topic = Target::Topic(Topic::from_routing_key("t").unwrap());
+    let _membership = joined(&hub, ear.clone());
+    let topic = Target::Topic(Topic::parse("t").unwrap());
     let other = Target::Instance(InstanceName::parse("b_2").unwrap());
     let batch = [(topic, "x"), (other, "y"), (Target::Instance(own().name().clone()), "o"), (Target::Broadcast, "b")];
     deliveries.send(batch.map(|(target, text)| message(target, text)).to_vec()).await.unwrap();
@@ -143,7 +149,7 @@ async fn topics_and_other_instances_do_not_reach_plain_listeners() {
 async fn the_first_message_waits_for_more_as_long_as_it_may() {
     let (hub, deliveries) = start_with(Duration::from_millis(50));
     let ear: Arc<Ear> = Arc::default();
-    let _membership = hub.join(ear.clone());
+    let _membership = joined(&hub, ear.clone());
     let began = Instant::now();
     let mut expected = String::new();
     for text in ["a", "b", "c"] {
@@ -165,7 +171,7 @@ async fn a_full_batch_does_not_wait_and_no_batch_waits_unless_asked() {
     for (coalesce_ms, sent) in [(1000, long.clone()), (0, long), (0, vec![message(Target::Broadcast, "a")])] {
         let (hub, deliveries) = start_with(Duration::from_millis(coalesce_ms));
         let ear: Arc<Ear> = Arc::default();
-        let _membership = hub.join(ear.clone());
+        let _membership = joined(&hub, ear.clone());
         let began = Instant::now();
         deliveries.send(sent).await.unwrap();
         ear.hears_something().await;
@@ -176,14 +182,14 @@ async fn a_full_batch_does_not_wait_and_no_batch_waits_unless_asked() {
 #[tokio::test]
 async fn a_batch_is_kept_once_until_something_in_it_is_compressed() {
     let long: &str = Box::leak("long ".repeat(100).into_boxed_str());
-    let mut batch = Batch::new(own(), 100);
-    batch.add(&message(Target::Broadcast, "short"), true);
-    batch.add(&message(Target::Broadcast, long), false);
+    let (mut encoder, mut batch) = (Encoder::new(own(), 100), Batch::default());
+    batch.add(&mut encoder, &message(Target::Broadcast, "short"), true);
+    batch.add(&mut encoder, &message(Target::Broadcast, long), false);
     let frames = batch.take();
     assert_eq!(frames.plain().as_ptr(), frames.deflated().as_ptr());
 
     for text in ["a", long, "b"] {
-        batch.add(&message(Target::Broadcast, text), true);
+        batch.add(&mut encoder, &message(Target::Broadcast, text), true);
     }
     let mixed = batch.take();
     let (plain, deflated) = (mixed.plain(), mixed.deflated());
@@ -204,8 +210,8 @@ async fn messages_are_compressed_while_someone_inflates() {
     let long = || vec![message(Target::Broadcast, Box::leak("long ".repeat(100).into_boxed_str()))];
     let plain: Arc<Ear> = Arc::default();
     let inflating = Arc::new(Ear { inflates: true, ..Ear::default() });
-    let _membership = hub.join(plain.clone());
-    let membership = hub.join(inflating.clone());
+    let _membership = joined(&hub, plain.clone());
+    let membership = joined(&hub, inflating.clone());
     deliveries.send(long()).await.unwrap();
     for ear in [&plain, &inflating] {
         ear.hears_something().await;

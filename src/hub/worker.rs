@@ -1,13 +1,17 @@
-//! One share of the listeners, and the task that alone owns their list.
+//! One share of the listeners, and the task that alone owns their lists.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use slab::Slab;
 use tokio::sync::mpsc;
 
+use super::subscriptions::{Subscriber, Subscriptions};
 use super::{BATCHES_WAITING_MAX, Frames, Listener};
+use crate::interest::Interest;
 use crate::metrics::HubMetrics;
+use crate::topic::{Pattern, Topic};
 
 /// Deliveries after which the worker lets other tasks run: at the kernel's 5 µs per write about a third of a
 /// millisecond, so that a long fan-out starves neither accepts nor pongs.
@@ -16,38 +20,58 @@ const DELIVERIES_PER_TURN: usize = 64;
 /// Batches that wait are joined up to this size, for one write per listener instead of several.
 const JOINED_BYTES_MAX: usize = 128 * 1024;
 
-/// The seat of who has none yet.
-const NO_SEAT: u32 = 0;
+/// Who hears a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Who joined.
+    Broadcast,
+    /// Who subscribes to the topic.
+    Topic(Topic),
+}
 
-/// The seat of who left before it was let in.
-const LEFT: u32 = u32::MAX;
-
+/// What happens to one listener. It is told in the order in which the listener did it.
 pub enum Change {
+    /// It hears the broadcast from now on, or no more.
     Join(Arc<dyn Listener>),
     Leave(Arc<dyn Listener>),
+    /// Of subscriptions that are not there yet, or are.
+    Subscribe(Arc<dyn Listener>, Pattern),
+    Unsubscribe(Arc<dyn Listener>, Pattern),
+    /// All subscriptions of who had some end.
+    UnsubscribeAll(Arc<dyn Listener>),
 }
 
 /// What must happen in the order in which the hub says it.
 enum Work {
-    HandOut(Frames),
+    HandOut(Audience, Frames),
     LetIn { listener: Arc<dyn Listener>, past: Vec<Bytes> },
+}
+
+/// How many there are, so that who has none is not asked.
+#[derive(Default)]
+struct Counts {
+    /// Listeners that hear the broadcast, or will.
+    joined: AtomicUsize,
+    /// Listeners that have had subscriptions.
+    subscribing: AtomicUsize,
 }
 
 /// The hub's end of a worker.
 pub struct WorkerHandle {
     changes: mpsc::UnboundedSender<Change>,
     work: mpsc::Sender<Work>,
-    listeners: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
 }
 
 impl WorkerHandle {
-    /// Never waits, since leaving happens in a `Drop`; the number of changes is bounded by that of sessions.
+    /// Never waits, since leaving happens in a `Drop`; the number of changes is bounded by that of sessions and what each
+    /// may have.
     pub fn change(&self, change: Change) {
         match change {
             Change::Join(_) => self.expect_one(),
-            Change::Leave(_) => {
-                self.listeners.fetch_sub(1, Ordering::Release);
-            }
+            Change::Leave(_) => drop(self.counts.joined.fetch_sub(1, Ordering::Release)),
+            Change::UnsubscribeAll(_) => drop(self.counts.subscribing.fetch_sub(1, Ordering::Release)),
+            Change::Subscribe(..) | Change::Unsubscribe(..) => {}
         }
         // A worker ends only with its runtime, when nobody listens any more.
         let _ = self.changes.send(change);
@@ -55,15 +79,25 @@ impl WorkerHandle {
 
     /// Counts a listener that will be let in, so that from its turn on every batch comes here.
     pub fn expect_one(&self) {
-        self.listeners.fetch_add(1, Ordering::Release);
+        self.counts.joined.fetch_add(1, Ordering::Release);
     }
 
-    pub fn has_listeners(&self) -> bool {
-        self.listeners.load(Ordering::Acquire) > 0
+    /// Counts a listener that will subscribe for the first time.
+    pub fn expect_subscriber(&self) {
+        self.counts.subscribing.fetch_add(1, Ordering::Release);
     }
 
-    pub async fn hand_out(&self, frames: Frames) {
-        let _ = self.work.send(Work::HandOut(frames)).await;
+    /// Whether some of the audience may be here.
+    pub fn has_some_of(&self, audience: &Audience) -> bool {
+        let count = match audience {
+            Audience::Broadcast => &self.counts.joined,
+            Audience::Topic(_) => &self.counts.subscribing,
+        };
+        count.load(Ordering::Acquire) > 0
+    }
+
+    pub async fn hand_out(&self, audience: Audience, frames: Frames) {
+        let _ = self.work.send(Work::HandOut(audience, frames)).await;
     }
 
     /// Takes a listener in behind all that was handed out before, and gives it the past first.
@@ -77,26 +111,48 @@ pub struct Worker {
     work: mpsc::Receiver<Work>,
     /// What was taken out of `work` before its turn.
     next: Option<Work>,
-    listeners: Vec<Arc<dyn Listener>>,
-    /// Of the listeners.
+    /// Who hears the broadcast.
+    joined: Vec<Arc<dyn Listener>>,
+    /// Of them, who inflates.
     inflating: usize,
+    subscribers: Slab<Subscribing>,
+    subscriptions: Subscriptions,
+    /// Who hears the topic at hand.
+    hearing: Vec<Subscriber>,
+    interest: Arc<Interest>,
     metrics: HubMetrics,
 }
 
+/// Someone with subscriptions.
+struct Subscribing {
+    listener: Arc<dyn Listener>,
+    patterns: Vec<Pattern>,
+}
+
 impl Worker {
-    pub fn start(metrics: HubMetrics) -> WorkerHandle {
+    pub fn start(interest: Arc<Interest>, metrics: HubMetrics) -> WorkerHandle {
         let (changes, changes_in) = mpsc::unbounded_channel();
         let (work, work_in) = mpsc::channel(BATCHES_WAITING_MAX);
-        let worker =
-            Worker { changes: changes_in, work: work_in, next: None, listeners: Vec::new(), inflating: 0, metrics };
+        let worker = Worker {
+            changes: changes_in,
+            work: work_in,
+            next: None,
+            joined: Vec::new(),
+            inflating: 0,
+            subscribers: Slab::new(),
+            subscriptions: Subscriptions::default(),
+            hearing: Vec::new(),
+            interest,
+            metrics,
+        };
         tokio::spawn(worker.run());
-        WorkerHandle { changes, work, listeners: Arc::default() }
+        WorkerHandle { changes, work, counts: Arc::default() }
     }
 
     async fn run(mut self) {
         while let Some(work) = self.next_work().await {
             match work {
-                Work::HandOut(frames) => self.fan_out(frames).await,
+                Work::HandOut(audience, frames) => self.fan_out(&audience, frames).await,
                 Work::LetIn { listener, past } => self.let_in(listener, &past),
             }
         }
@@ -115,50 +171,58 @@ impl Worker {
         }
     }
 
-    async fn fan_out(&mut self, first: Frames) {
+    async fn fan_out(&mut self, audience: &Audience, first: Frames) {
         // Whoever joined before a message was handed out hears it.
         while let Ok(change) = self.changes.try_recv() {
             self.apply(change);
         }
-        let frames = self.join_waiting(first);
-        for (index, listener) in self.listeners.iter().enumerate() {
-            if index % DELIVERIES_PER_TURN == DELIVERIES_PER_TURN - 1 {
-                tokio::task::yield_now().await;
+        let frames = self.join_waiting(audience, first);
+        match audience {
+            Audience::Broadcast => {
+                deliver(&frames, self.joined.iter()).await;
+                self.count(&frames, self.joined.len(), self.inflating);
             }
-            listener.deliver(&frames);
+            Audience::Topic(topic) => {
+                self.subscriptions.of(topic, &mut self.hearing);
+                let listeners = self.hearing.iter().map(|subscriber| &self.subscribers[*subscriber as usize].listener);
+                deliver(&frames, listeners.clone()).await;
+                let inflating = listeners.filter(|listener| listener.inflates()).count();
+                self.count(&frames, self.hearing.len(), inflating);
+            }
         }
-        self.count(&frames);
     }
 
     /// Once for all deliveries: something that workers share, touched at each, would cost more than the rest of it.
-    fn count(&self, frames: &Frames) {
-        if self.listeners.is_empty() {
+    fn count(&self, frames: &Frames, listeners: usize, inflating: usize) {
+        if listeners == 0 {
             return;
         }
-        let (inflating, plain) = (self.inflating, self.listeners.len() - self.inflating);
-        let bytes = plain * frames.plain().len() + inflating * frames.deflated().len();
+        let bytes = (listeners - inflating) * frames.plain().len() + inflating * frames.deflated().len();
         let about = frames.about();
-        self.metrics.delivered(self.listeners.len() as u64 * about.messages, bytes as u64);
+        self.metrics.delivered(listeners as u64 * about.messages, bytes as u64);
         self.metrics.latencies(about.taken, about.read);
     }
 
-    /// Joins the batches that piled up meanwhile, but none behind someone who is let in between.
-    fn join_waiting(&mut self, first: Frames) -> Frames {
-        let Some(second) = self.next_frames() else { return first };
+    /// Joins the batches for the same audience that piled up meanwhile, but none behind anything else.
+    fn join_waiting(&mut self, audience: &Audience, first: Frames) -> Frames {
+        let Some(second) = self.next_frames(audience) else { return first };
         let mut bytes = first.plain().len() + second.plain().len();
         let mut parts = vec![first, second];
         while bytes < JOINED_BYTES_MAX {
-            let Some(next) = self.next_frames() else { break };
+            let Some(next) = self.next_frames(audience) else { break };
             bytes += next.plain().len();
             parts.push(next);
         }
         Frames::join(&parts)
     }
 
-    /// The batch that waits next, if it is one: other work keeps its turn.
-    fn next_frames(&mut self) -> Option<Frames> {
+    /// The batch that waits next, if it is one for this audience: other work keeps its turn.
+    fn next_frames(&mut self, audience: &Audience) -> Option<Frames> {
+        if self.next.is_some() {
+            return None;
+        }
         match self.work.try_recv() {
-            Ok(Work::HandOut(frames)) => Some(frames),
+            Ok(Work::HandOut(other, frames)) if other == *audience => Some(frames),
             Ok(other) => {
                 self.next = Some(other);
                 None
@@ -168,43 +232,86 @@ impl Worker {
     }
 
     fn let_in(&mut self, listener: Arc<dyn Listener>, past: &[Bytes]) {
-        if listener.seat().0.load(Ordering::Relaxed) != LEFT {
+        if listener.seat().has_left() {
+            listener.seat().set_joined(None);
+        } else {
             listener.replay(past);
-            self.seat(listener);
+            self.join(listener);
         }
     }
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Join(listener) => self.seat(listener),
-            Change::Leave(listener) => self.unseat(&*listener),
+            Change::Join(listener) => self.join(listener),
+            Change::Leave(listener) => self.leave(&*listener),
+            Change::Subscribe(listener, pattern) => self.subscribe(listener, &pattern),
+            Change::Unsubscribe(listener, pattern) => self.unsubscribe(&*listener, &pattern),
+            Change::UnsubscribeAll(listener) => self.unsubscribe_all(&*listener),
         }
     }
 
-    fn seat(&mut self, listener: Arc<dyn Listener>) {
+    // --- the broadcast ---
+
+    fn join(&mut self, listener: Arc<dyn Listener>) {
         self.inflating += usize::from(listener.inflates());
-        self.listeners.push(listener);
-        self.note_seat(self.listeners.len() - 1);
+        listener.seat().set_joined(Some(self.joined.len()));
+        self.joined.push(listener);
     }
 
-    fn unseat(&mut self, listener: &dyn Listener) {
-        match listener.seat().0.load(Ordering::Relaxed) {
-            // It is let in only in its turn, but leaves at once.
-            NO_SEAT => listener.seat().0.store(LEFT, Ordering::Relaxed),
-            number => {
-                let index = number as usize - 1;
-                self.listeners.swap_remove(index);
-                self.inflating -= usize::from(listener.inflates());
-                if index < self.listeners.len() {
-                    self.note_seat(index);
-                }
-            }
+    fn leave(&mut self, listener: &dyn Listener) {
+        // It is let in only in its turn, but leaves at once.
+        let Some(index) = listener.seat().joined() else { return listener.seat().set_left() };
+        listener.seat().set_joined(None);
+        self.joined.swap_remove(index);
+        self.inflating -= usize::from(listener.inflates());
+        if let Some(moved) = self.joined.get(index) {
+            moved.seat().set_joined(Some(index));
         }
     }
 
-    /// Tells a listener its seat's number, from 1.
-    fn note_seat(&self, index: usize) {
-        let number = u32::try_from(index + 1).expect("a process has fewer than 2^32 sockets");
-        self.listeners[index].seat().0.store(number, Ordering::Relaxed);
+    // --- topics ---
+
+    fn subscribe(&mut self, listener: Arc<dyn Listener>, pattern: &Pattern) {
+        let subscriber = listener.seat().subscriber().unwrap_or_else(|| {
+            let subscriber = self.subscribers.insert(Subscribing { listener: listener.clone(), patterns: Vec::new() });
+            listener.seat().set_subscriber(Some(subscriber));
+            subscriber
+        });
+        let pattern = self.subscriptions.add(pattern, number(subscriber));
+        self.subscribers[subscriber].patterns.push(pattern);
     }
+
+    fn unsubscribe(&mut self, listener: &dyn Listener, pattern: &Pattern) {
+        let Some(subscriber) = listener.seat().subscriber() else { return };
+        let patterns = &mut self.subscribers[subscriber].patterns;
+        let Some(index) = patterns.iter().position(|one| one == pattern) else { return };
+        patterns.swap_remove(index);
+        self.end_subscription(subscriber, pattern);
+    }
+
+    fn unsubscribe_all(&mut self, listener: &dyn Listener) {
+        let Some(subscriber) = listener.seat().subscriber() else { return };
+        listener.seat().set_subscriber(None);
+        for pattern in self.subscribers.remove(subscriber).patterns {
+            self.end_subscription(subscriber, &pattern);
+        }
+    }
+
+    fn end_subscription(&mut self, subscriber: usize, pattern: &Pattern) {
+        self.subscriptions.remove(pattern, number(subscriber));
+        self.interest.remove(pattern);
+    }
+}
+
+async fn deliver<'a>(frames: &Frames, listeners: impl Iterator<Item = &'a Arc<dyn Listener>>) {
+    for (index, listener) in listeners.enumerate() {
+        if index % DELIVERIES_PER_TURN == DELIVERIES_PER_TURN - 1 {
+            tokio::task::yield_now().await;
+        }
+        listener.deliver(frames);
+    }
+}
+
+fn number(subscriber: usize) -> Subscriber {
+    Subscriber::try_from(subscriber).expect("a process has fewer than 2^32 sockets")
 }

@@ -50,14 +50,17 @@ impl Direction {
 pub enum Dropped {
     /// Larger than `--message-bytes-max`.
     Oversized,
+    /// What names its topic is no topic's name.
+    NotATopic,
 }
 
 impl Dropped {
-    const ALL: [Dropped; 1] = [Dropped::Oversized];
+    const ALL: [Dropped; 2] = [Dropped::Oversized, Dropped::NotATopic];
 
     fn name(self) -> &'static str {
         match self {
             Dropped::Oversized => "oversized",
+            Dropped::NotATopic => "not_a_topic",
         }
     }
 }

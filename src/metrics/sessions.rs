@@ -13,15 +13,17 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 11] = [
+pub const REFUSALS: [&str; 13] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_host",
     "bad_key",
     "bad_extensions",
     "foreign_origin",
+    "bad_topic",
     "not_replayed",
     "not_attached",
+    "not_in_force",
     "full",
     "address_full",
     "stopping",

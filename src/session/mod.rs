@@ -28,9 +28,10 @@ pub use registry::{NotAdmitted, Opening, Permit, Sessions};
 
 use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
-use crate::hub::{Frames, Listener, Seat};
+use crate::hub::{Frames, Listener, Replay, Seat};
 use crate::outbox::{Outbox, Phase, Socket, Verdict};
 use crate::protocol::frame;
+use crate::topic::Pattern;
 
 /// The bit of [`Session::unsettled`] that says that the session's task waits for the rest to become 0.
 const SETTLING_AWAITED: u32 = 1 << 31;
@@ -43,6 +44,15 @@ impl std::fmt::Display for SessionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "session {}", self.0)
     }
+}
+
+/// What a plain session hears, and where what it says goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// The broadcast; before that, the past that it asks for.
+    Broadcast(Option<Replay>),
+    /// The topics that a pattern matches. If it names one, that one hears what the session says.
+    Topic(Pattern),
 }
 
 /// The handle of one session.
@@ -63,6 +73,8 @@ pub struct Session {
     unsettled: AtomicU32,
     /// Compression was negotiated.
     inflates: bool,
+    /// What it listens to, and says something to if that is one topic; the broadcast, if `None`.
+    topic: Option<Pattern>,
     sessions: Arc<Sessions>,
 }
 

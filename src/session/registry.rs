@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use super::addresses::{Addresses, ClientAddress};
 use super::limits::Limits;
 use super::task::SessionTask;
-use super::{Session, SessionId, Stream};
+use super::{Channel, Session, SessionId, Stream};
 use crate::broker::Broker;
-use crate::hub::{Hub, Membership, Replay, Seat};
+use crate::hub::{Hub, Membership, Seat};
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
@@ -96,8 +96,8 @@ impl Sessions {
 
     /// Opens a session that hears what the broker delivers from here on, though its stream is yet to come: a client
     /// that has the answer to its handshake misses nothing that is said after it. `inflates`: that answer says that
-    /// messages may come compressed, both ways. Before all that, it hears the past that it asks for.
-    pub fn open(self: &Arc<Self>, permit: Permit, inflates: bool, replay: Option<Replay>) -> Opening {
+    /// messages may come compressed, both ways.
+    pub fn open(self: &Arc<Self>, permit: Permit, inflates: bool, channel: Channel) -> Opening {
         let id = SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let session = Arc::new(Session {
             id,
@@ -110,14 +110,20 @@ impl Sessions {
             leaving: AtomicBool::new(false),
             unsettled: AtomicU32::new(0),
             inflates,
+            topic: match &channel {
+                Channel::Broadcast(_) => None,
+                Channel::Topic(pattern) => Some(pattern.clone()),
+            },
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());
         self.metrics.opened();
-        let membership = match replay {
-            Some(asked) => self.hub.join_with_replay(session.clone(), asked),
-            None => self.hub.join(session.clone()),
-        };
+        let mut membership = self.hub.enter(session.clone());
+        match channel {
+            Channel::Broadcast(None) => membership.join(),
+            Channel::Broadcast(Some(asked)) => membership.join_with_replay(asked),
+            Channel::Topic(pattern) => membership.subscribe(&pattern),
+        }
         let registration = Registration { session, _membership: membership, permit };
         // Looked at once it can be found, so that a drain either finds it or is seen here.
         if self.all_leave.load(Ordering::Acquire) {

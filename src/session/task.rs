@@ -209,12 +209,23 @@ impl Session {
     }
 
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {
+        let Some(target) = self.target() else { return self.close(CloseReason::ListensOnly) };
         self.unsettled.fetch_add(1, Ordering::Relaxed);
         self.sessions.metrics().received(payload.len());
         self.sessions.unsettled.fetch_add(1, Ordering::Relaxed);
         let id = Some(self.sessions.message_ids().next());
-        let message = Message { id, target: Target::Broadcast, kind, published_ms: now_unix_ms(), payload };
+        let message = Message { id, target, kind, published_ms: now_unix_ms(), payload };
         self.sessions.broker().publish(message, Receipt::to(self.clone())).await;
+    }
+}
+
+impl Session {
+    /// Where what the client says goes, if there is such a place.
+    fn target(&self) -> Option<Target> {
+        match &self.topic {
+            None => Some(Target::Broadcast),
+            Some(pattern) => pattern.as_topic().map(Target::Topic),
+        }
     }
 }
 

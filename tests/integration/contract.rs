@@ -2,10 +2,7 @@
 
 use futures_util::future::join_all;
 use tokio_tungstenite::tungstenite::Message;
-use warren::broker::Delivery;
-use warren::broker::memory::MemoryExchange;
 
-use crate::support::broker::Cluster;
 use crate::support::client::Client;
 use crate::support::instance::{Carrier, Instance};
 
@@ -15,23 +12,29 @@ macro_rules! contract {
         mod memory {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::$case(super::Carrier::Memory(super::MemoryExchange::default())).await;
+                let exchange = warren::broker::memory::MemoryExchange::default();
+                super::$case($crate::support::instance::Carrier::Memory(exchange)).await;
             })*
         }
         mod rabbitmq {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::$case(super::Carrier::RabbitMq(super::Cluster::shared(), super::Delivery::Queue)).await;
+                let cluster = $crate::support::broker::Cluster::shared();
+                let delivery = warren::broker::Delivery::Queue;
+                super::$case($crate::support::instance::Carrier::RabbitMq(cluster, delivery)).await;
             })*
         }
         mod rabbitmq_stream {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::$case(super::Carrier::RabbitMq(super::Cluster::shared(), super::Delivery::Stream)).await;
+                let cluster = $crate::support::broker::Cluster::shared();
+                let delivery = warren::broker::Delivery::Stream;
+                super::$case($crate::support::instance::Carrier::RabbitMq(cluster, delivery)).await;
             })*
         }
     };
 }
+pub(crate) use contract;
 
 contract! {
     one_instance_carries_to_all_its_sessions

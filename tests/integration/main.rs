@@ -1,6 +1,7 @@
 //! Warren as its users see it: real sockets, a real RabbitMQ, a real browser. `make test` brings what they need.
 
 mod support;
+mod topics;
 
 mod bench;
 mod chaos;

@@ -13,9 +13,10 @@ use warren::broker::{Broker, Link, LinkState, NotAccepted, Receipt};
 use warren::config::{Config, MetricsListen};
 use warren::hub::Hub;
 use warren::instance::{Incarnation, InstanceName};
+use warren::interest::Interest;
 use warren::message::{Message, MessageIds};
 use warren::metrics::{self, Metrics, Readings};
-use warren::session::{Limits, Sessions, SlowReader};
+use warren::session::{Channel, Limits, Sessions, SlowReader};
 
 use crate::support::broker::{Alien, Cluster};
 use crate::support::http::{head, request};
@@ -264,14 +265,17 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
         retry_after_max_ms: 1,
         answer_keep_alive: false,
     };
-    let (hub, ids) = (Hub::start(1, metrics.hub.clone()), MessageIds::new(Incarnation::begin(name)));
+    let (hub, ids) = (
+        Hub::start(1, Arc::new(Interest::in_everything()), metrics.hub.clone()),
+        MessageIds::new(Incarnation::begin(name)),
+    );
     let sessions = Sessions::new(limits, hub, Arc::new(Refusing(link)), ids, metrics.sessions.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let stream = accepted.expect("a connection").0.into_std().expect("a socket");
 
-    let opening = sessions.open(sessions.admit(address.ip()).expect("there is room"), false, None);
+    let opening = sessions.open(sessions.admit(address.ip()).expect("there is room"), false, Channel::Broadcast(None));
     opening.begin(stream, &wire::text("hello")).expect("a session");
     let closed = "warren_sessions_closed_total{reason=\"not_accepted\"} 1\n";
     eventually("it is closed for that", || async {

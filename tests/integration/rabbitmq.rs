@@ -385,7 +385,8 @@ async fn the_next_uri_is_tried_when_one_does_not_answer() {
 async fn exactly_the_documented_topology_stands_and_goes_with_its_instance() {
     let node = PrivateNode::start("topology").await;
     let cluster = Cluster::at(node.url.clone());
-    let (broadcast, direct, beacon) = (cluster.broadcast(), cluster.direct(), cluster.beacon());
+    let (broadcast, direct, beacon, topics) =
+        (cluster.broadcast(), cluster.direct(), cluster.beacon(), cluster.topics());
     let first = Instance::join(config(), &cluster).await;
     let mut second = Warren::join(&cluster, &["--broker-queue-bytes-max", "5 MiB"]).await;
     let second_name = second.name().await;
@@ -395,6 +396,7 @@ async fn exactly_the_documented_topology_stands_and_goes_with_its_instance() {
         row(&[&broadcast, "fanout", "true", "false"]),
         row(&[&beacon, "fanout", "true", "false"]),
         row(&[&direct, "direct", "true", "false"]),
+        row(&[&topics, "direct", "true", "false"]),
     ];
     let mut expected = durable.to_vec();
     expected.extend(names.map(|name| row(&[name, "fanout", "false", "true"])));

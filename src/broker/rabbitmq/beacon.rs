@@ -13,11 +13,11 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::Notify;
 
+use super::route::Route;
 use super::sequence::Numbers;
 use super::topology::Names;
 use crate::instance::Incarnation;
-use crate::message::Target;
-use crate::topic::Topic;
+use crate::topic::TopicKey;
 
 /// What a beacon's AMQP `type` is.
 const KIND: &str = "warren.beacon";
@@ -28,12 +28,8 @@ const TICKET: &str = "x-warren-ticket";
 /// 64 bits: the last number of the broadcast.
 const BROADCAST: &str = "x-warren-broadcast";
 
-/// A table: the last number of each topic.
-const TOPICS: &str = "x-warren-topics";
-
-/// Topics in one beacon: with names of 30 bytes about a third of what one AMQP frame takes. Of the rest a loss shows when
-/// something follows it.
-const TOPICS_MAX: usize = 1000;
+/// A table: the last number of each key of topics.
+const KEYS: &str = "x-warren-keys";
 
 /// How the consumer asks the publisher for a beacon.
 #[derive(Clone, Default)]
@@ -65,27 +61,23 @@ impl Tickets {
 pub struct Beacon {
     pub incarnation: ShortString,
     pub ticket: u64,
-    pub numbers: Vec<(Target, u64)>,
+    pub numbers: Vec<(Route, u64)>,
 }
 
 /// A beacon's properties; its body is empty. Without `numbers` it bears a ticket alone.
 pub fn properties(incarnation: &Incarnation, ticket: u64, numbers: Option<&Numbers>) -> BasicProperties {
     let mut headers = FieldTable::default();
     headers.insert(TICKET.into(), number(ticket));
-    let mut topics = FieldTable::default();
+    let mut keys = FieldTable::default();
     for (route, last) in numbers.into_iter().flat_map(Numbers::iter) {
         match route {
-            Target::Broadcast => {
-                headers.insert(BROADCAST.into(), number(last));
-            }
-            Target::Topic(topic) if topics.inner().len() < TOPICS_MAX => {
-                topics.insert(topic.as_str().into(), number(last));
-            }
+            Route::Broadcast => drop(headers.insert(BROADCAST.into(), number(last))),
+            Route::Key(key) => drop(keys.insert(key.to_string().into(), number(last))),
             // Only the one instance that is meant could tell a loss from what others were sent.
-            Target::Topic(_) | Target::Instance(_) => {}
+            Route::Instance(_) => {}
         }
     }
-    headers.insert(TOPICS.into(), AMQPValue::FieldTable(topics));
+    headers.insert(KEYS.into(), AMQPValue::FieldTable(keys));
     BasicProperties::default()
         .with_type(KIND.into())
         .with_delivery_mode(1)
@@ -102,12 +94,11 @@ pub fn open(delivery: &Delivery, names: &Names) -> Option<Beacon> {
     let headers = properties.headers().as_ref()?.inner();
     let mut numbers = Vec::new();
     if let Some(last) = headers.get(BROADCAST).and_then(unsigned) {
-        numbers.push((Target::Broadcast, last));
+        numbers.push((Route::Broadcast, last));
     }
-    if let Some(AMQPValue::FieldTable(topics)) = headers.get(TOPICS) {
-        for (name, last) in topics.inner() {
-            let topic = Topic::from_routing_key(name.as_str()).map(Target::Topic);
-            numbers.extend(topic.zip(unsigned(last)));
+    if let Some(AMQPValue::FieldTable(keys)) = headers.get(KEYS) {
+        for (key, last) in keys.inner() {
+            numbers.extend(TopicKey::parse(key.as_str()).map(Route::Key).zip(unsigned(last)));
         }
     }
     let incarnation = properties.app_id().as_ref()?.clone();
@@ -140,14 +131,14 @@ mod tests {
     fn a_beacon_survives_the_way_through_amqp() {
         let incarnation = Incarnation::begin(InstanceName::parse("10.0.0.5_8080").unwrap());
         let names = Names::new("warren", &incarnation);
-        let topic = Target::Topic(Topic::from_routing_key("orders.17").unwrap());
+        let topic = Route::Key(TopicKey::parse("17").unwrap());
         let mut numbers = Numbers::default();
-        for route in [&Target::Broadcast, &topic, &topic, &Target::Instance(incarnation.name().clone())] {
+        for route in [&Route::Broadcast, &topic, &topic, &Route::Instance(incarnation.name().clone())] {
             numbers.next(route);
         }
         let beacon = open(&delivery(&names, properties(&incarnation, 7, Some(&numbers))), &names).unwrap();
         assert_eq!((beacon.incarnation.as_str(), beacon.ticket), (incarnation.as_str(), 7));
-        assert_eq!(beacon.numbers, [(Target::Broadcast, 1), (topic, 2)]);
+        assert_eq!(beacon.numbers, [(Route::Broadcast, 1), (topic, 2)]);
         let bare = open(&delivery(&names, properties(&incarnation, 8, None)), &names).unwrap();
         assert_eq!((bare.ticket, bare.numbers), (8, vec![]));
     }

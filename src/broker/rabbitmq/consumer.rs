@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::beacon::Tickets;
+use super::bindings::Bindings;
 use super::connection::{Endpoints, discard};
 use super::intake::Intake;
 use super::link::{Side, Trouble};
@@ -46,6 +47,7 @@ pub struct Consumer {
     pub side: Side,
     pub link: watch::Receiver<Link>,
     pub tickets: Tickets,
+    pub bindings: Bindings,
     /// A message of ours found nobody bound to receive it, not even us.
     pub unroutable: Arc<Notify>,
     /// Where this instance is in the stream, if that is where the broadcast comes from.
@@ -78,6 +80,7 @@ impl Consumer {
                 }
                 Err(trouble) => (None, Some(Failure::Trouble(trouble))),
             };
+            self.bindings.lost();
             let pause = match &failure {
                 None => Duration::ZERO,
                 Some(Failure::NameTaken(taken)) => {
@@ -133,6 +136,7 @@ impl Consumer {
         let delivery = if self.reader.is_some() { Delivery::Stream } else { Delivery::Queue };
         let standing = topology::declare(connection, &self.names, self.queue_bytes_max, delivery).await?;
         let channel = standing.channel.clone();
+        self.bindings.restore(&channel, &self.names).await?;
         // Per consumer, not `global`, which RabbitMQ 4 has dropped.
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let queue = Source::queue(channel, standing.queue.clone()).await?;
@@ -171,9 +175,14 @@ impl Consumer {
                         stream.acknowledge().await?;
                     }
                 }
-                _ = restore_due.tick() => standing.restore(&self.names).await?,
+                _ = restore_due.tick() => {
+                    standing.restore(&self.names).await?;
+                    self.bindings.confirm(&standing.channel, &self.names).await?;
+                }
                 () = unroutable.notified() => standing.restore(&self.names).await?,
+                () = self.bindings.changed() => self.follow(standing).await?,
                 _ = look_due.tick() => {
+                    self.follow(standing).await?;
                     self.check_silence()?;
                     self.intake.give_up_waiting().await?;
                 }
@@ -184,6 +193,16 @@ impl Consumer {
                 },
             }
         }
+    }
+
+    /// Binds and unbinds topics as the interest in them comes and goes.
+    async fn follow(&mut self, standing: &Standing<'_>) -> Result<(), Failure> {
+        let new = self.bindings.follow(&standing.channel, &self.names).await?;
+        if !new.is_empty() {
+            let ticket = self.tickets.ask();
+            self.intake.follow(&new, ticket, |key| self.bindings.is_bound(key));
+        }
+        Ok(())
     }
 
     /// Takes what the stream has brought; by a beacon of our own that comes back we know that we are attached.

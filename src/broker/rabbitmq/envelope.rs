@@ -16,6 +16,9 @@ use crate::topic::Topic;
 /// The header with the sequence number; 64 bits, from 1, per incarnation (`app_id`) and route.
 const SEQUENCE: &str = "x-warren-sequence";
 
+/// The header with a topic's name, where the routing key is only its key.
+const TOPIC: &str = "x-warren-topic";
+
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
 
@@ -27,7 +30,7 @@ const TRANSIENT: u8 = 1;
 pub fn address(names: &Names, target: &Target) -> (ShortString, ShortString) {
     match target {
         Target::Broadcast => (names.broadcast.clone(), ShortString::default()),
-        Target::Topic(topic) => (names.broadcast.clone(), topic.as_str().into()),
+        Target::Topic(topic) => (names.topics.clone(), topic.key().to_string().into()),
         Target::Instance(name) => (names.direct.clone(), name.as_str().into()),
     }
 }
@@ -40,6 +43,9 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: u64) -> 
     };
     let mut headers = FieldTable::default();
     headers.insert(SEQUENCE.into(), AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX)));
+    if let Target::Topic(topic) = &message.target {
+        headers.insert(TOPIC.into(), AMQPValue::LongString(topic.as_str().into()));
+    }
     let properties = BasicProperties::default()
         .with_content_type(content_type.into())
         .with_delivery_mode(TRANSIENT)
@@ -59,33 +65,54 @@ pub struct Origin {
     pub number: u64,
 }
 
+/// A delivery that names no topic that there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotATopic;
+
 /// The message of a delivery; beside it its origin, if it names one.
-pub fn open(delivery: Delivery, names: &Names) -> (Message, Option<Origin>) {
+pub fn open(delivery: Delivery, names: &Names) -> Result<(Message, Option<Origin>), NotATopic> {
     let Delivery { exchange, routing_key, properties, data, .. } = delivery;
-    let number = properties.headers().as_ref().and_then(sequence);
-    let origin = match (properties.app_id(), number) {
+    let headers = properties.headers().as_ref();
+    let origin = match (properties.app_id(), headers.and_then(sequence)) {
         (Some(incarnation), Some(number)) => Some(Origin { incarnation: incarnation.clone(), number }),
         _ => None,
     };
     let message = Message {
         id: properties.message_id().as_ref().and_then(|id| MessageId::from_publisher(id.as_str())),
-        target: target(names, &exchange, &routing_key),
+        target: if exchange == names.topics {
+            hashed_topic(&routing_key, headers).map(Target::Topic)?
+        } else {
+            target(names, &exchange, &routing_key)?
+        },
         kind: kind(properties.content_type().as_ref(), &data),
         published_ms: properties.timestamp().map_or_else(now_unix_ms, |seconds| seconds.saturating_mul(1000)),
         payload: Bytes::from(data),
     };
-    (message, origin)
+    Ok((message, origin))
+}
+
+/// The topic that a header names where the routing key is only its key. The wrong key would reach the wrong instances, so
+/// it reaches none: better always than sometimes.
+fn hashed_topic(key: &ShortString, headers: Option<&FieldTable>) -> Result<Topic, NotATopic> {
+    let Some(AMQPValue::LongString(name)) = headers.and_then(|headers| headers.inner().get(TOPIC)) else {
+        return Err(NotATopic);
+    };
+    let name = std::str::from_utf8(name.as_bytes()).map_err(|_| NotATopic)?;
+    let topic = Topic::parse(name).map_err(|_| NotATopic)?;
+    if topic.key().to_string() == key.as_str() { Ok(topic) } else { Err(NotATopic) }
 }
 
 /// Whom a delivery is meant for. The empty key is the broadcast, any other a topic; unless it was addressed to this
 /// instance, where the key only names it.
-fn target(names: &Names, exchange: &ShortString, key: &ShortString) -> Target {
+fn target(names: &Names, exchange: &ShortString, key: &ShortString) -> Result<Target, NotATopic> {
     let to_this_instance = *exchange == names.direct || (*exchange == names.instance && *key == names.instance);
-    match Topic::from_routing_key(key.as_str()) {
-        Some(topic) if !to_this_instance => Target::Topic(topic),
-        None if *exchange != names.instance => Target::Broadcast,
-        _ => Target::Instance(names.instance_name.clone()),
+    if to_this_instance || (key.as_str().is_empty() && *exchange == names.instance) {
+        return Ok(Target::Instance(names.instance_name.clone()));
     }
+    if key.as_str().is_empty() {
+        return Ok(Target::Broadcast);
+    }
+    Topic::parse(key.as_str()).map(Target::Topic).map_err(|_| NotATopic)
 }
 
 /// Text is what can be sent as text: valid UTF-8, unless the publisher says that it is not meant as text.
@@ -120,7 +147,7 @@ mod tests {
     #[test]
     fn a_message_survives_the_way_through_amqp() {
         let (names, incarnation) = names();
-        let topic = Topic::from_routing_key("orders.17").unwrap();
+        let topic = Topic::parse("orders.17").unwrap();
         for target in [Target::Broadcast, Target::Topic(topic), Target::Instance(names.instance_name.clone())] {
             for (kind, payload) in
                 [(PayloadKind::Text, "grüße"), (PayloadKind::Binary, "grüße"), (PayloadKind::Text, "")]
@@ -136,7 +163,7 @@ mod tests {
                 let (exchange, key) = address(&names, &sent.target);
                 let properties = properties(&sent, &incarnation, 17);
                 let delivery = delivery(exchange.as_str(), key.as_str(), properties, payload.as_bytes());
-                let (got, origin) = open(delivery, &names);
+                let (got, origin) = open(delivery, &names).unwrap();
                 assert_eq!(
                     (&got.id, &got.target, got.kind, got.published_ms, &got.payload),
                     (&sent.id, &sent.target, kind, sent.published_ms, &sent.payload)
@@ -149,7 +176,8 @@ mod tests {
     #[test]
     fn a_bare_foreign_message_is_delivered() {
         let (names, _) = names();
-        let bare = |exchange, key, body| open(delivery(exchange, key, BasicProperties::default(), body), &names);
+        let bare =
+            |exchange, key, body| open(delivery(exchange, key, BasicProperties::default(), body), &names).unwrap();
         let (message, origin) = bare("warren.broadcast", "", b"hi");
         assert_eq!(
             (message.target, message.kind, message.id, origin),
@@ -161,12 +189,12 @@ mod tests {
     #[test]
     fn addressed_to_this_instance_the_key_is_no_topic() {
         let (names, _) = names();
-        let target = |exchange, key| target(&names, &ShortString::from(exchange), &ShortString::from(key));
+        let target = |exchange, key| target(&names, &ShortString::from(exchange), &ShortString::from(key)).unwrap();
         let own = Target::Instance(names.instance_name.clone());
         assert_eq!(target("warren.direct", "10.0.0.5_8080"), own);
         assert_eq!(target("10.0.0.5_8080", ""), own);
         assert_eq!(target("10.0.0.5_8080", "10.0.0.5_8080"), own);
-        assert_eq!(target("10.0.0.5_8080", "news"), Target::Topic(Topic::from_routing_key("news").unwrap()));
+        assert_eq!(target("10.0.0.5_8080", "news"), Target::Topic(Topic::parse("news").unwrap()));
         assert_eq!(target("amq.fanout", ""), Target::Broadcast);
     }
 
@@ -177,7 +205,38 @@ mod tests {
             let mut headers = FieldTable::default();
             headers.insert(SEQUENCE.into(), value);
             let properties = BasicProperties::default().with_headers(headers).with_app_id("x".into());
-            assert_eq!(open(delivery("warren.broadcast", "", properties, b""), &names).1, None);
+            assert_eq!(open(delivery("warren.broadcast", "", properties, b""), &names).unwrap().1, None);
+        }
+    }
+
+    #[test]
+    fn a_topic_stands_in_the_routing_key_or_in_a_header_with_its_key() {
+        let (names, _) = names();
+        let topic = Topic::parse("orders.17").unwrap();
+        let of = |exchange: &str, key: &str, name: Option<AMQPValue>| {
+            let mut headers = FieldTable::default();
+            if let Some(name) = name {
+                headers.insert(TOPIC.into(), name);
+            }
+            let properties = BasicProperties::default().with_headers(headers);
+            open(delivery(exchange, key, properties, b""), &names).map(|(message, _)| message.target)
+        };
+        let (named, right) = (Target::Topic(topic.clone()), topic.key().to_string());
+        let text = |name: &str| Some(AMQPValue::LongString(name.into()));
+        assert_eq!(of("warren.broadcast", "orders.17", None), Ok(named.clone()));
+        assert_eq!(of("warren.broadcast", "/orders/17", None), Ok(named.clone()));
+        assert_eq!(of("warren.topics", &right, text("orders.17")), Ok(named.clone()));
+        assert_eq!(of("warren.topics", &right, text("/orders/17")), Ok(named));
+        for (exchange, key, name) in [
+            ("warren.broadcast", "a b", None),
+            ("warren.broadcast", "orders.*", None),
+            ("warren.topics", right.as_str(), None),
+            ("warren.topics", right.as_str(), text("a..b")),
+            ("warren.topics", right.as_str(), text("orders.18")),
+            ("warren.topics", right.as_str(), Some(AMQPValue::Boolean(true))),
+            ("warren.topics", "", text("orders.17")),
+        ] {
+            assert_eq!(of(exchange, key, name.clone()), Err(NotATopic), "{exchange} {key} {name:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::config::Prefix;
 use crate::fuzzing::fuzz;
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{MessageId, PayloadKind, Target};
-use crate::topic::Topic;
+use crate::topic::{Pattern, Topic};
 
 /// Whatever the properties are, the payload arrives byte for byte, what is called text is text, and the key names the
 /// topic.
@@ -23,7 +23,7 @@ fn fuzz_amqp_messages() {
     let incarnation = Incarnation::begin(InstanceName::parse("10.0.0.5_8080").expect("a name"));
     let names = Names::new("warren", &incarnation);
     let exchange = prop_oneof![
-        4 => select(vec!["warren.broadcast", "warren.direct", "10.0.0.5_8080", "amq.fanout", ""]).prop_map(str::to_owned),
+        4 => select(vec!["warren.broadcast", "warren.topics", "warren.direct", "10.0.0.5_8080", "amq.fanout", ""]).prop_map(str::to_owned),
         1 => short_text(),
     ];
     let key = prop_oneof![2 => Just(String::new()), 1 => Just("10.0.0.5_8080".to_owned()), 3 => short_text()];
@@ -32,13 +32,17 @@ fn fuzz_amqp_messages() {
         let is_bare = properties.content_type().is_none();
         let mut delivery = Delivery::mock(1, exchange.as_str().into(), key.as_str().into(), false, body.clone());
         delivery.properties = properties;
-        let (message, ..) = open(delivery, &names);
+        let Ok((message, _)) = open(delivery, &names) else {
+            assert!(exchange == "warren.topics" || Topic::parse(&key).is_err(), "{exchange} {key}");
+            return;
+        };
         assert_eq!(message.payload, body);
         let is_utf8 = std::str::from_utf8(&body).is_ok();
         assert!(is_utf8 || message.kind == PayloadKind::Binary, "text that is none");
         assert!(!(is_utf8 && is_bare) || message.kind == PayloadKind::Text, "text that nobody called binary");
         match message.target {
-            Target::Topic(topic) => assert_eq!(topic.as_str(), key),
+            Target::Topic(topic) if exchange == "warren.topics" => assert_eq!(topic.key().to_string(), key),
+            Target::Topic(topic) => assert_eq!(Topic::parse(&key), Ok(topic)),
             Target::Broadcast => assert_eq!(key, ""),
             Target::Instance(name) => assert_eq!(name, *incarnation.name()),
         }
@@ -52,9 +56,11 @@ fn fuzz_names() {
     let word = "[a-zA-Z0-9_.:-]{0,140}";
     let name = || prop_oneof![4 => word.prop_map(String::from), 1 => "amq\\.?[a-z]{0,3}", 2 => "\\PC{0,100}", 1 => short_text()];
     fuzz("names", (name(), name()), |(prefix, name)| {
-        let topic = Topic::from_routing_key(&name);
-        assert_eq!(topic.is_some(), (1..=255).contains(&name.len()));
-        assert!(topic.is_none_or(|topic| topic.as_str() == name));
+        if let Ok(pattern) = Pattern::parse(&name) {
+            assert!((1..=255).contains(&pattern.as_str().len()));
+            assert_eq!(Pattern::parse(pattern.as_str()), Ok(pattern.clone()), "one form");
+            assert_eq!(pattern.as_topic(), Topic::parse(&name).ok());
+        }
         let id = MessageId::from_publisher(&name);
         assert_eq!(id.is_some(), name.len() <= 255);
 

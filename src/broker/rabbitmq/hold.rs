@@ -10,18 +10,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::{Message, Target};
+use super::route::Route;
+use crate::message::Message;
 
 /// Held messages of all publishers together; past it those that have waited for longest go on without what is missing.
 const MESSAGES_MAX: usize = 100_000;
 
 /// A publisher, and one of its routes.
-pub type Route = (Box<str>, Target);
+pub type Line = (Box<str>, Route);
 
 #[derive(Debug)]
 pub struct Hold {
     patience: Duration,
-    waiting: HashMap<Route, Waiting>,
+    waiting: HashMap<Line, Waiting>,
     messages: usize,
 }
 
@@ -43,17 +44,17 @@ impl Hold {
     }
 
     /// Keeps a message back; false if it is there already.
-    pub fn keep(&mut self, route: &Route, number: u64, message: Message) -> bool {
+    pub fn keep(&mut self, line: &Line, number: u64, message: Message) -> bool {
         let empty = || Waiting { since: Instant::now(), messages: BTreeMap::new() };
-        let waiting = self.waiting.entry(route.clone()).or_insert_with(empty);
+        let waiting = self.waiting.entry(line.clone()).or_insert_with(empty);
         let is_new = waiting.messages.insert(number, message).is_none();
         self.messages += usize::from(is_new);
         is_new
     }
 
     /// The oldest of a route, if `is_its_turn` by its number; what was missing before it has come.
-    pub fn next(&mut self, route: &Route, is_its_turn: impl FnOnce(u64) -> bool) -> Option<(u64, Message)> {
-        let waiting = self.waiting.get_mut(route)?;
+    pub fn next(&mut self, line: &Line, is_its_turn: impl FnOnce(u64) -> bool) -> Option<(u64, Message)> {
+        let waiting = self.waiting.get_mut(line)?;
         let first = waiting.messages.first_entry()?;
         if !is_its_turn(*first.key()) {
             return None;
@@ -62,22 +63,21 @@ impl Hold {
         waiting.since = Instant::now();
         self.messages -= 1;
         if waiting.messages.is_empty() {
-            self.waiting.remove(route);
+            self.waiting.remove(line);
         }
         Some(next)
     }
 
     /// A route whose missing message has not come in time, or for whose messages there is no room; with all of them.
-    pub fn give_up(&mut self) -> Option<(Route, BTreeMap<u64, Message>)> {
-        let (route, since) =
-            self.waiting.iter().map(|(route, waiting)| (route, waiting.since)).min_by_key(|one| one.1)?;
+    pub fn give_up(&mut self) -> Option<(Line, BTreeMap<u64, Message>)> {
+        let (line, since) = self.waiting.iter().map(|(line, waiting)| (line, waiting.since)).min_by_key(|one| one.1)?;
         if since.elapsed() < self.patience && self.messages <= MESSAGES_MAX {
             return None;
         }
-        let route = route.clone();
-        let messages = self.waiting.remove(&route)?.messages;
+        let line = line.clone();
+        let messages = self.waiting.remove(&line)?.messages;
         self.messages -= messages.len();
-        Some((route, messages))
+        Some((line, messages))
     }
 }
 
@@ -85,6 +85,7 @@ impl Hold {
 mod tests {
     use super::*;
     use crate::message::PayloadKind;
+    use crate::message::Target;
 
     const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -93,8 +94,8 @@ mod tests {
         Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, payload }
     }
 
-    fn route(name: &str) -> Route {
-        (name.into(), Target::Broadcast)
+    fn route(name: &str) -> Line {
+        (name.into(), Route::Broadcast)
     }
 
     #[tokio::test(start_paused = true)]

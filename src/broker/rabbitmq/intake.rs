@@ -1,5 +1,6 @@
 //! What is done with deliveries, whichever way they came: doubles are dropped, gaps told, the rest handed on.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use lapin::message::Delivery;
@@ -8,14 +9,16 @@ use tokio::time::Instant;
 
 use super::beacon::{self, Beacon};
 use super::envelope;
-use super::hold::{Hold, Route};
+use super::hold::{Hold, Line};
 use super::link::Trouble;
 use super::peers::Peers;
+use super::route::Route;
 use super::sequence::{Place, Tracker};
 use super::topology::Names;
 use crate::instance::Incarnation;
-use crate::message::{Message, Target};
+use crate::message::Message;
 use crate::metrics::{BrokerMetrics, Dropped};
+use crate::topic::TopicKey;
 
 /// Off only in a build that is to be caught doubling messages.
 const DROPS_DOUBLES: bool = !cfg!(feature = "fault-no-dropping-of-doubles");
@@ -30,7 +33,11 @@ pub struct Intake {
     /// Where messages wait for one before them; none where nothing would come late.
     hold: Option<Hold>,
     tracker: Tracker,
+    /// The keys of topics that come. Until a beacon with the ticket has come back, what is in the queue may be older than
+    /// the binding: what is missing then was never meant to come.
+    keys: HashMap<TopicKey, Option<u64>>,
     missing: Tally,
+    not_a_topic: Tally,
     oversized: Tally,
     metrics: BrokerMetrics,
 }
@@ -62,6 +69,8 @@ impl Intake {
             peers,
             hold,
             tracker: Tracker::default(),
+            keys: HashMap::new(),
+            not_a_topic: Tally::new("dropped messages whose routing key or x-warren-topic names no topic"),
             missing: Tally::new("messages of other instances are missing"),
             oversized: Tally::new("dropped messages of more than --message-bytes-max"),
             metrics,
@@ -89,6 +98,23 @@ impl Intake {
         trouble.map_or(Ok(taken), Err)
     }
 
+    /// The keys that come from now on beside those of `kept`, and a ticket that was asked for since they do.
+    pub fn follow(&mut self, new: &HashSet<TopicKey>, ticket: u64, kept: impl Fn(TopicKey) -> bool) {
+        for key in new {
+            self.tracker.forget(&Route::Key(*key));
+            self.keys.insert(*key, Some(ticket));
+        }
+        self.keys.retain(|key, _| new.contains(key) || kept(*key));
+    }
+
+    /// Whether what is missing of a route can be told.
+    fn is_known(&self, route: &Route) -> bool {
+        match route {
+            Route::Key(key) => self.keys.get(key).is_some_and(Option::is_none),
+            Route::Broadcast | Route::Instance(_) => true,
+        }
+    }
+
     /// Hands on what has been held back for too long.
     pub async fn give_up_waiting(&mut self) -> Result<(), Trouble> {
         let mut messages = Vec::new();
@@ -110,18 +136,28 @@ impl Intake {
     /// The ticket, if the beacon is our own.
     fn note(&mut self, beacon: Beacon) -> Option<u64> {
         for (route, number) in &beacon.numbers {
+            if !self.is_known(route) {
+                continue;
+            }
             let missing = self.tracker.reached(beacon.incarnation.as_str(), route, *number);
             self.miss(missing);
         }
         self.peers.hear(beacon.incarnation.as_str());
-        (beacon.incarnation.as_str() == self.incarnation.as_str()).then_some(beacon.ticket)
+        if beacon.incarnation.as_str() != self.incarnation.as_str() {
+            return None;
+        }
+        self.keys.values_mut().for_each(|ticket| *ticket = ticket.filter(|asked| *asked > beacon.ticket));
+        Some(beacon.ticket)
     }
 
     /// Adds the delivery's message, and what has waited for it, unless it must wait itself.
     fn accept(&mut self, delivery: Delivery, messages: &mut Vec<Message>) {
-        let (message, origin) = envelope::open(delivery, &self.names);
+        let Ok((message, origin)) = envelope::open(delivery, &self.names) else {
+            self.not_a_topic.count(1);
+            return self.metrics.dropped(Dropped::NotATopic);
+        };
         let Some(origin) = origin else { return self.add(message, messages) };
-        let (incarnation, route) = (origin.incarnation.as_str(), message.target.clone());
+        let (incarnation, route) = (origin.incarnation.as_str(), Route::from(&message.target));
         if self.hold.is_some() && self.tracker.is_ahead(incarnation, &route, origin.number) {
             return self.hold_back(&(incarnation.into(), route), origin.number, message);
         }
@@ -129,33 +165,34 @@ impl Intake {
         self.let_follow(incarnation, route, messages);
     }
 
-    fn hold_back(&mut self, route: &Route, number: u64, message: Message) {
+    fn hold_back(&mut self, line: &Line, number: u64, message: Message) {
         if let Some(hold) = &mut self.hold
-            && !hold.keep(route, number, message)
+            && !hold.keep(line, number, message)
         {
             self.metrics.duplicate();
         }
     }
 
     /// Adds what waited for the message that came just now.
-    fn let_follow(&mut self, incarnation: &str, route: Target, messages: &mut Vec<Message>) {
+    fn let_follow(&mut self, incarnation: &str, route: Route, messages: &mut Vec<Message>) {
         if self.hold.as_ref().is_none_or(Hold::is_empty) {
             return;
         }
-        let route = (incarnation.into(), route);
+        let line = (incarnation.into(), route);
         while let Some(hold) = &mut self.hold
             && let Some((number, message)) =
-                hold.next(&route, |number| !self.tracker.is_ahead(incarnation, &route.1, number))
+                hold.next(&line, |number| !self.tracker.is_ahead(incarnation, &line.1, number))
         {
-            self.place(incarnation, &route.1, number, message, messages);
+            self.place(incarnation, &line.1, number, message, messages);
         }
     }
 
     /// Adds a message unless it is a double.
-    fn place(&mut self, incarnation: &str, route: &Target, number: u64, message: Message, messages: &mut Vec<Message>) {
+    fn place(&mut self, incarnation: &str, route: &Route, number: u64, message: Message, messages: &mut Vec<Message>) {
         match self.tracker.place(incarnation, route, number) {
             Place::Expected | Place::Implausible | Place::Late => {}
-            Place::AfterGap(missing) => self.miss(missing),
+            Place::AfterGap(missing) if self.is_known(route) => self.miss(missing),
+            Place::AfterGap(_) => {}
             Place::Double if DROPS_DOUBLES => return self.metrics.duplicate(),
             Place::Double => {}
         }

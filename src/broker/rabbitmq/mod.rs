@@ -7,6 +7,7 @@
 //! doubles bindings. Instead any error tears the link down and a new one is made.
 
 mod beacon;
+mod bindings;
 mod connection;
 mod consumer;
 pub mod envelope;
@@ -16,6 +17,7 @@ mod intake;
 mod link;
 mod peers;
 mod publisher;
+mod route;
 mod sequence;
 mod source;
 mod spool;
@@ -39,9 +41,11 @@ pub use topology::{NameTaken, Names};
 
 use super::{Broker, Delivery, Link, LinkState, Receipt};
 use crate::instance::Incarnation;
+use crate::interest::Interest;
 use crate::message::Message;
 use crate::metrics::{BrokerMetrics, Direction};
 use beacon::Tickets;
+use bindings::Bindings;
 use connection::Endpoints;
 use consumer::Consumer;
 use gate::Gate;
@@ -72,6 +76,8 @@ pub struct Settings {
     pub publish_timeout: Duration,
     /// Payloads above this are foreign, and dropped.
     pub message_bytes_max: usize,
+    /// How long topics that nobody here wants any more still come.
+    pub topic_linger: Duration,
     pub metrics: BrokerMetrics,
 }
 
@@ -87,10 +93,11 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// Starts both links; they come up when the broker does. The second value is told if the broker lets this
+    /// Starts both links, which carry the topics that `interest` wants; they come up when the broker does. The second value is told if the broker lets this
     /// instance never in, since another live one bears its name.
     pub fn start(
         settings: Settings,
+        interest: Arc<Interest>,
         deliveries: mpsc::Sender<Vec<Message>>,
     ) -> (RabbitMq, oneshot::Receiver<NameTaken>) {
         let metrics = &settings.metrics;
@@ -132,6 +139,7 @@ impl RabbitMq {
             side: Side::new(Direction::Consuming, link.clone(), metrics.clone()),
             link: link.subscribe(),
             tickets,
+            bindings: Bindings::new(interest, settings.topic_linger),
             unroutable,
             reader: (settings.delivery == Delivery::Stream).then(|| Reader::new(settings.spool.age_max)),
         };

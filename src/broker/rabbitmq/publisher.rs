@@ -27,6 +27,7 @@ use super::link::{Side, Trouble};
 use super::spool::{Entry, Spool};
 use super::topology::{self, Names};
 use crate::instance::Incarnation;
+use crate::message::Target;
 use crate::metrics::BrokerMetrics;
 
 /// How often each publisher tells how far it is.
@@ -255,8 +256,10 @@ impl PublishingLink {
             self.metrics.republished(u64::from(std::mem::replace(&mut entry.repeated, true)));
             let (exchange, key) = envelope::address(&self.names, &entry.message.target);
             let properties = envelope::properties(&entry.message, &self.incarnation, entry.number);
-            // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells.
-            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells. But nobody has to be
+            // interested in a topic.
+            let mandatory = !matches!(entry.message.target, Target::Topic(_));
+            let options = BasicPublishOptions { mandatory, ..Default::default() };
             let (channel, payload) = (channel.clone(), entry.message.payload.clone());
             let writing = async move { channel.basic_publish(exchange, key, options, &payload, properties).await };
             self.expect(Progress::begin(writing), Some(entry));

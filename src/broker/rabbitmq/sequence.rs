@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
 
-use crate::message::Target;
+use super::route::Route;
 
 /// Pairs of publisher and route that a receiver remembers; past it the one unheard for longest is forgotten.
 const ROUTES_MAX: usize = 10_000;
@@ -18,18 +18,18 @@ const GAPS_MAX: usize = 64;
 /// The publisher's side: the next number of each route, from 1.
 #[derive(Debug)]
 pub struct Numbers {
-    last: HashMap<Target, u64>,
+    last: HashMap<Route, u64>,
 }
 
 impl Default for Numbers {
     /// The broadcast is known from the start, so that beacons give receivers their baseline before the first message.
     fn default() -> Numbers {
-        Numbers { last: HashMap::from([(Target::Broadcast, 0)]) }
+        Numbers { last: HashMap::from([(Route::Broadcast, 0)]) }
     }
 }
 
 impl Numbers {
-    pub fn next(&mut self, route: &Target) -> u64 {
+    pub fn next(&mut self, route: &Route) -> u64 {
         match self.last.get_mut(route) {
             Some(last) => {
                 *last += 1;
@@ -43,7 +43,7 @@ impl Numbers {
     }
 
     /// Each route with its last number.
-    pub fn iter(&self) -> impl Iterator<Item = (&Target, u64)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Route, u64)> {
         self.last.iter().map(|(route, last)| (route, *last))
     }
 }
@@ -67,7 +67,7 @@ pub enum Place {
 #[derive(Debug, Default)]
 pub struct Tracker {
     /// By publisher, then route; with when it was last heard, in messages.
-    heard: HashMap<Box<str>, HashMap<Target, Heard>>,
+    heard: HashMap<Box<str>, HashMap<Route, Heard>>,
     routes: usize,
     messages: u64,
 }
@@ -108,7 +108,7 @@ impl Heard {
 
 impl Tracker {
     /// A receiver that joins a route takes the first number that it sees as its baseline.
-    pub fn place(&mut self, incarnation: &str, route: &Target, number: u64) -> Place {
+    pub fn place(&mut self, incarnation: &str, route: &Route, number: u64) -> Place {
         self.messages += 1;
         let at = self.messages;
         let Some(last) = self.find(incarnation, route) else {
@@ -132,13 +132,13 @@ impl Tracker {
     }
 
     /// Whether the number is further on than the next one of a route that is known.
-    pub fn is_ahead(&self, incarnation: &str, route: &Target, number: u64) -> bool {
+    pub fn is_ahead(&self, incarnation: &str, route: &Route, number: u64) -> bool {
         let last = self.heard.get(incarnation).and_then(|routes| routes.get(route));
         last.is_some_and(|last| number > last.number + 1 && number - last.number - 1 <= GAP_MAX)
     }
 
     /// The publisher says that it has reached `number`: how many are missing of which nothing else has told.
-    pub fn reached(&mut self, incarnation: &str, route: &Target, number: u64) -> u64 {
+    pub fn reached(&mut self, incarnation: &str, route: &Route, number: u64) -> u64 {
         let at = self.messages;
         let Some(last) = self.find(incarnation, route) else {
             self.remember(incarnation, route, Heard::first(number, at));
@@ -153,11 +153,18 @@ impl Tracker {
         missing
     }
 
-    fn find(&mut self, incarnation: &str, route: &Target) -> Option<&mut Heard> {
+    /// What was known of a route, whoever publishes on it: what comes next is a baseline again.
+    pub fn forget(&mut self, route: &Route) {
+        self.heard.values_mut().for_each(|routes| drop(routes.remove(route)));
+        self.heard.retain(|_, routes| !routes.is_empty());
+        self.routes = self.heard.values().map(HashMap::len).sum();
+    }
+
+    fn find(&mut self, incarnation: &str, route: &Route) -> Option<&mut Heard> {
         self.heard.get_mut(incarnation)?.get_mut(route)
     }
 
-    fn remember(&mut self, incarnation: &str, route: &Target, heard: Heard) {
+    fn remember(&mut self, incarnation: &str, route: &Route, heard: Heard) {
         if self.routes >= ROUTES_MAX {
             self.forget_older_half();
         }
@@ -183,21 +190,21 @@ mod tests {
     use super::*;
     use crate::topic::Topic;
 
-    fn topic(name: &str) -> Target {
-        Target::Topic(Topic::from_routing_key(name).unwrap())
+    fn topic(name: &str) -> Route {
+        Route::Key(Topic::parse(name).unwrap().key())
     }
 
     #[test]
     fn numbers_count_per_route() {
         let mut numbers = Numbers::default();
-        assert_eq!([numbers.next(&Target::Broadcast), numbers.next(&Target::Broadcast)], [1, 2]);
+        assert_eq!([numbers.next(&Route::Broadcast), numbers.next(&Route::Broadcast)], [1, 2]);
         assert_eq!([numbers.next(&topic("a")), numbers.next(&topic("b")), numbers.next(&topic("a"))], [1, 1, 2]);
     }
 
     #[test]
     fn the_first_is_the_baseline_then_doubles_and_gaps_show() {
         let mut tracker = Tracker::default();
-        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        let mut place = |number| tracker.place("x", &Route::Broadcast, number);
         assert_eq!(place(41), Place::Expected);
         assert_eq!(place(42), Place::Expected);
         assert_eq!(place(42), Place::Double);
@@ -209,7 +216,7 @@ mod tests {
     #[test]
     fn what_was_missing_is_late_once() {
         let mut tracker = Tracker::default();
-        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        let mut place = |number| tracker.place("x", &Route::Broadcast, number);
         assert_eq!([place(1), place(6)], [Place::Expected, Place::AfterGap(4)]);
         assert_eq!([place(4), place(4), place(1)], [Place::Late, Place::Double, Place::Double]);
         assert_eq!([place(2), place(5), place(3), place(3)], [Place::Late, Place::Late, Place::Late, Place::Double]);
@@ -219,20 +226,20 @@ mod tests {
     #[test]
     fn a_publisher_that_falls_silent_tells_how_far_it_was() {
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.reached("x", &Target::Broadcast, 3), 0, "a baseline");
-        assert_eq!(tracker.place("x", &Target::Broadcast, 4), Place::Expected);
-        assert_eq!(tracker.reached("x", &Target::Broadcast, 4), 0);
-        assert_eq!(tracker.reached("x", &Target::Broadcast, 6), 2);
-        assert_eq!(tracker.reached("x", &Target::Broadcast, 6), 0, "told once");
-        assert_eq!(tracker.place("x", &Target::Broadcast, 6), Place::Late);
-        assert_eq!(tracker.place("x", &Target::Broadcast, 7), Place::Expected);
-        assert_eq!(tracker.reached("x", &Target::Broadcast, 7 + GAP_MAX + 1), 0, "implausible");
+        assert_eq!(tracker.reached("x", &Route::Broadcast, 3), 0, "a baseline");
+        assert_eq!(tracker.place("x", &Route::Broadcast, 4), Place::Expected);
+        assert_eq!(tracker.reached("x", &Route::Broadcast, 4), 0);
+        assert_eq!(tracker.reached("x", &Route::Broadcast, 6), 2);
+        assert_eq!(tracker.reached("x", &Route::Broadcast, 6), 0, "told once");
+        assert_eq!(tracker.place("x", &Route::Broadcast, 6), Place::Late);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 7), Place::Expected);
+        assert_eq!(tracker.reached("x", &Route::Broadcast, 7 + GAP_MAX + 1), 0, "implausible");
     }
 
     #[test]
     fn gaps_that_are_remembered_are_bounded() {
         let mut tracker = Tracker::default();
-        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        let mut place = |number| tracker.place("x", &Route::Broadcast, number);
         for number in 0..2 * GAPS_MAX as u64 {
             place(1 + 2 * number);
         }
@@ -242,7 +249,7 @@ mod tests {
     #[test]
     fn an_invented_number_does_not_move_the_baseline() {
         let mut tracker = Tracker::default();
-        let mut place = |number| tracker.place("x", &Target::Broadcast, number);
+        let mut place = |number| tracker.place("x", &Route::Broadcast, number);
         assert_eq!([place(41), place(u64::MAX), place(42)], [Place::Expected, Place::Implausible, Place::Expected]);
         assert_eq!([place(43 + GAP_MAX), place(42)], [Place::AfterGap(GAP_MAX), Place::Double]);
     }
@@ -250,20 +257,33 @@ mod tests {
     #[test]
     fn publishers_and_routes_do_not_mix() {
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.place("x", &Target::Broadcast, 7), Place::Expected);
-        assert_eq!(tracker.place("y", &Target::Broadcast, 1), Place::Expected);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 7), Place::Expected);
+        assert_eq!(tracker.place("y", &Route::Broadcast, 1), Place::Expected);
         assert_eq!(tracker.place("x", &topic("a"), 1), Place::Expected);
-        assert_eq!(tracker.place("x", &Target::Broadcast, 8), Place::Expected);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 8), Place::Expected);
+    }
+
+    #[test]
+    fn a_route_that_was_forgotten_has_a_new_baseline() {
+        let mut tracker = Tracker::default();
+        for publisher in ["x", "y"] {
+            tracker.place(publisher, &topic("a"), 1);
+            tracker.place(publisher, &topic("b"), 1);
+        }
+        tracker.forget(&topic("a"));
+        assert_eq!(tracker.routes, 2);
+        assert_eq!(tracker.place("x", &topic("a"), 9), Place::Expected);
+        assert_eq!(tracker.place("x", &topic("b"), 3), Place::AfterGap(1));
     }
 
     #[test]
     fn memory_is_bounded_and_the_busy_are_kept() {
         let mut tracker = Tracker::default();
         for count in 1..=3 * ROUTES_MAX as u64 {
-            tracker.place(&format!("publisher {count}"), &Target::Broadcast, 1);
-            assert_eq!(tracker.place("busy", &Target::Broadcast, count), Place::Expected);
+            tracker.place(&format!("publisher {count}"), &Route::Broadcast, 1);
+            assert_eq!(tracker.place("busy", &Route::Broadcast, count), Place::Expected);
             assert!(tracker.routes <= ROUTES_MAX);
         }
-        assert_eq!(tracker.place("busy", &Target::Broadcast, 3 * ROUTES_MAX as u64), Place::Double);
+        assert_eq!(tracker.place("busy", &Route::Broadcast, 3 * ROUTES_MAX as u64), Place::Double);
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::route::Route;
 use super::sequence::Numbers;
 use crate::broker::{NotAccepted, Receipt};
 use crate::message::Message;
@@ -285,7 +286,7 @@ impl Spool {
     fn enter(&mut self, order: Option<Order>) {
         match order {
             Some(Order::Publish(mut entry)) => {
-                entry.number = self.numbers.next(&entry.message.target);
+                entry.number = self.numbers.next(&Route::from(&entry.message.target));
                 self.waiting.push_back(entry);
             }
             Some(Order::Stop) | None => self.stopping = true,

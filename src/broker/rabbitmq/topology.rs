@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! warren.broadcast ─┐
-//! warren.beacon ────┼──► {ip}_{port} ──► anonymous queue ──► this instance
+//! warren.beacon ────┤
+//! warren.topics ────┼──► {ip}_{port} ──► anonymous queue ──► this instance
 //! warren.direct ────┘ (key {ip}_{port})
 //! ```
 //!
@@ -47,6 +48,8 @@ pub struct Names {
     pub beacon: ShortString,
     /// Durable stream with all that went through the two above.
     pub stream: ShortString,
+    /// Durable direct exchange: topics, by their keys.
+    pub topics: ShortString,
     /// Durable direct exchange: one instance, by its name as key.
     pub direct: ShortString,
     /// The instance's own fanout exchange.
@@ -62,6 +65,7 @@ impl Names {
             broadcast: format!("{prefix}.broadcast").into(),
             beacon: format!("{prefix}.beacon").into(),
             stream: format!("{prefix}.stream").into(),
+            topics: format!("{prefix}.topics").into(),
             direct: format!("{prefix}.direct").into(),
             instance: incarnation.name().as_str().into(),
             instance_name: incarnation.name().clone(),
@@ -89,14 +93,17 @@ impl From<lapin::Error> for Failure {
     }
 }
 
-/// Declares the cluster's three exchanges. Durable: they are the cluster's address for programs outside, and stand
+/// Declares the cluster's exchanges. Durable: they are the cluster's address for programs outside, and stand
 /// while no instance runs; a fanout or direct exchange holds no messages, so this costs nothing.
 pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
     for fanout in [&names.broadcast, &names.beacon] {
         channel.exchange_declare(fanout.clone(), ExchangeKind::Fanout, durable, FieldTable::default()).await?;
     }
-    channel.exchange_declare(names.direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await
+    for direct in [&names.topics, &names.direct] {
+        channel.exchange_declare(direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
+    }
+    Ok(())
 }
 
 /// What stands for this instance, and the channel on which it was declared.

@@ -93,8 +93,14 @@ fn numbered(number: u64, length: usize) -> Message {
     Message { id: None, target: Target::Broadcast, kind, published_ms: now_unix_ms(), payload: payload.into() }
 }
 
+fn with_replay(hub: &Hub, listener: Arc<dyn Listener>, asked: Replay) -> Membership {
+    let mut membership = hub.enter(listener);
+    membership.join_with_replay(asked);
+    membership
+}
+
 fn start_with_history(workers: usize, coalesce: Duration, limits: HistoryLimits) -> (Hub, mpsc::Sender<Vec<Message>>) {
-    let hub = Hub::start(workers, HubMetrics::default());
+    let hub = Hub::start(workers, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
     let batching = Batching { own: own(), compression_bytes_min: 100, coalesce, history: Some(limits) };
     tokio::spawn(hub.clone().run(batching, delivered));
@@ -127,7 +133,7 @@ async fn everybody_hears_one_run(coalesce: Duration, seed: u64) {
     const JOINS: usize = 150;
     let (hub, deliveries) = start_with_history(3, coalesce, LIMITS);
     let witness = Arc::new(Counter::default());
-    let _membership = hub.join_with_replay(witness.clone(), Replay::Messages(0));
+    let _membership = with_replay(&hub, witness.clone(), Replay::Messages(0));
     let enough = Arc::new(AtomicBool::new(false));
     let sending = tokio::spawn(send_numbers(deliveries.clone(), enough.clone(), seed));
     let mut random = fastrand::Rng::with_seed(!seed);
@@ -139,7 +145,7 @@ async fn everybody_hears_one_run(coalesce: Duration, seed: u64) {
             0 => Replay::Age(Duration::from_millis(random.u64(..20))),
             _ => Replay::Messages(random.usize(..LIMITS.messages_max + 100)),
         };
-        let membership = hub.join_with_replay(listener.clone(), asked);
+        let membership = with_replay(&hub, listener.clone(), asked);
         match random.u8(..4) {
             0 => left.push(listener),
             1 => leaving.push_back((listener, membership)),
@@ -195,12 +201,12 @@ async fn who_joins_while_messages_wait_for_others_hears_one_run() {
 async fn a_replay_takes_what_waits_for_others_along() {
     let (hub, deliveries) = start_with_history(1, Duration::from_millis(500), LIMITS);
     let early = Arc::new(Counter::default());
-    let _early = hub.join(early.clone());
+    let _early = joined(&hub, early.clone());
     deliveries.send(vec![numbered(1, 0), numbered(2, 0)]).await.unwrap();
     all_taken(&deliveries).await;
     let late = Arc::new(Counter::default());
     let began = Instant::now();
-    let _late = hub.join_with_replay(late.clone(), Replay::Messages(1));
+    let _late = with_replay(&hub, late.clone(), Replay::Messages(1));
     early.hears_up_to(2).await;
     assert!(began.elapsed() < Duration::from_millis(400), "handed out for the sake of the replay");
     deliveries.send(vec![numbered(3, 0)]).await.unwrap();
@@ -216,7 +222,7 @@ async fn the_past_reaches_back_to_before_anybody_listened() {
     }
     all_taken(&deliveries).await;
     let late = Arc::new(Counter::default());
-    let _late = hub.join_with_replay(late.clone(), Replay::Messages(9));
+    let _late = with_replay(&hub, late.clone(), Replay::Messages(9));
     deliveries.send(vec![numbered(6, 0)]).await.unwrap();
     late.hears_up_to(6).await;
     assert_eq!(*late.past.lock().unwrap(), Some(vec![1, 2, 3, 4, 5]));
@@ -228,7 +234,7 @@ async fn who_joined_before_the_broker_delivers_hears_it_live() {
     for _ in 0..200 {
         let (hub, deliveries) = start_with_history(2, Duration::ZERO, LIMITS);
         let listener = Arc::new(Counter::default());
-        let _membership = hub.join_with_replay(listener.clone(), Replay::Messages(0));
+        let _membership = with_replay(&hub, listener.clone(), Replay::Messages(0));
         deliveries.send(vec![numbered(1, 0)]).await.unwrap();
         listener.hears_up_to(1).await;
     }
@@ -239,8 +245,8 @@ async fn who_leaves_before_being_let_in_never_listens() {
     let (hub, deliveries) = start_with_history(1, Duration::ZERO, LIMITS);
     let (gone, stays) = (Arc::new(Counter::default()), Arc::new(Counter::default()));
     // On this runtime of one thread neither the hub nor the worker has seen it when it leaves.
-    drop(hub.join_with_replay(gone.clone(), Replay::Messages(1)));
-    let _stays = hub.join_with_replay(stays.clone(), Replay::Messages(1));
+    drop(with_replay(&hub, gone.clone(), Replay::Messages(1)));
+    let _stays = with_replay(&hub, stays.clone(), Replay::Messages(1));
     deliveries.send(vec![numbered(1, 0)]).await.unwrap();
     stays.hears_up_to(1).await;
     assert_eq!((gone.heard(), gone.past.lock().unwrap().is_some()), (vec![], false));
@@ -250,7 +256,7 @@ async fn who_leaves_before_being_let_in_never_listens() {
 #[tokio::test]
 async fn only_broadcasts_are_replayed() {
     let (hub, deliveries) = start_with_history(1, Duration::ZERO, LIMITS);
-    let topic = Target::Topic(Topic::from_routing_key("t").unwrap());
+    let topic = Target::Topic(Topic::parse("t").unwrap());
     let to = |target, number| Message { target, ..numbered(number, 0) };
     let batch = vec![
         to(Target::Broadcast, 1),
@@ -259,11 +265,11 @@ async fn only_broadcasts_are_replayed() {
         to(Target::Broadcast, 4),
     ];
     let early = Arc::new(Counter::default());
-    let _early = hub.join(early.clone());
+    let _early = joined(&hub, early.clone());
     deliveries.send(batch).await.unwrap();
     early.hears_up_to(4).await;
     let late = Arc::new(Counter::default());
-    let _late = hub.join_with_replay(late.clone(), Replay::Messages(9));
+    let _late = with_replay(&hub, late.clone(), Replay::Messages(9));
     deliveries.send(vec![to(Target::Instance(own().name().clone()), 5)]).await.unwrap();
     late.hears_up_to(5).await;
     assert_eq!((early.heard(), late.heard()), (vec![1, 3, 4, 5], vec![1, 4, 5]));
@@ -276,7 +282,7 @@ async fn what_the_broker_has_kept_for_long_is_as_old_as_it_is() {
     deliveries.send(vec![aged(1, 1_000_000), aged(2, 40), aged(3, 20), aged(4, 0)]).await.unwrap();
     all_taken(&deliveries).await;
     let listener = Arc::new(Counter::default());
-    let _membership = hub.join_with_replay(listener.clone(), Replay::Age(Duration::from_secs(30)));
+    let _membership = with_replay(&hub, listener.clone(), Replay::Age(Duration::from_secs(30)));
     deliveries.send(vec![numbered(5, 0)]).await.unwrap();
     listener.hears_up_to(5).await;
     assert_eq!(listener.heard(), [3, 4, 5]);

@@ -56,6 +56,10 @@ impl Cluster {
         format!("{}.stream", self.prefix)
     }
 
+    pub fn topics(&self) -> String {
+        format!("{}.topics", self.prefix)
+    }
+
     pub fn direct(&self) -> String {
         format!("{}.direct", self.prefix)
     }
@@ -64,7 +68,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let (url, stream) = (self.url.clone(), self.stream());
-        let names = [self.broadcast(), self.beacon(), self.direct()];
+        let names = [self.broadcast(), self.beacon(), self.topics(), self.direct()];
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {

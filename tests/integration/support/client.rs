@@ -27,7 +27,13 @@ impl Client {
         Self::connect_at(address, &format!("/message?replay={replay}")).await
     }
 
-    async fn connect_at(address: SocketAddr, path: &str) -> Client {
+    /// One on a topic, or on all that a pattern matches, as it stands in a URL's path.
+    pub async fn subscribe(address: SocketAddr, topic: &str) -> Client {
+        Self::connect_at(address, &format!("/message/{topic}")).await
+    }
+
+    /// One at this path, query included.
+    pub async fn connect_at(address: SocketAddr, path: &str) -> Client {
         let connecting = connect_async(format!("ws://{address}{path}"));
         let (socket, _) = within_deadline("the handshake", connecting).await.expect("an upgrade");
         Client { socket }

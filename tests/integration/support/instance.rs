@@ -81,6 +81,11 @@ impl Instance {
         Client::connect(self.address).await
     }
 
+    /// A session on a topic, or on all that a pattern matches, as it stands in a URL's path.
+    pub async fn subscribe(&self, topic: &str) -> Client {
+        Client::subscribe(self.address, topic).await
+    }
+
     pub async fn connect_many(&self, count: usize) -> Vec<Client> {
         futures_util::future::join_all((0..count).map(|_| self.connect())).await
     }
