@@ -78,7 +78,8 @@ fn fan_out(criterion: &mut Criterion) {
     let (deliveries, delivered) = mpsc::channel(16);
     let own = Incarnation::begin(InstanceName::parse("a_1").expect("a name"));
     let history = HistoryLimits { bytes_max: 8 << 20, messages_max: 1000, age_max: Duration::from_secs(3600) };
-    let batching = Batching { own, compression_bytes_min: 1024, coalesce: Duration::ZERO, history: Some(history) };
+    let (compression_bytes_min, coalesce, looks_back) = (1024, Duration::ZERO, Arc::new(|| false));
+    let batching = Batching { own, compression_bytes_min, coalesce, history: Some(history), looks_back };
     runtime.spawn(hub.clone().run(batching, delivered));
     let payload = Bytes::from(vec![b'x'; 128]);
     let mut group = criterion.benchmark_group("hub");

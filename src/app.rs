@@ -129,6 +129,10 @@ impl App {
             compression_bytes_min: self.config.compression_bytes_min,
             coalesce: Duration::from_millis(self.config.coalesce_ms),
             history: replay.ok(),
+            looks_back: {
+                let link = broker.link();
+                Arc::new(move || link.borrow().attachments == 0)
+            },
         };
         let mut patience = Patience {
             delay: Duration::from_millis(self.config.drain_delay_ms),

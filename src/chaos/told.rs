@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// In a line of the log: where the metrics are, and the total so far, told once a second at most.
 const BEFORE_ADDRESS: &str = "metrics are at http://";
-const BEFORE_TOTAL: &str = "messages of other instances are missing (so far ";
+const BEFORE_TOTAL: &str = "messages are missing (so far ";
 
 const METRIC: &str = "warren_broker_missing_messages_total";
 
@@ -88,9 +88,9 @@ mod tests {
     fn the_log_tells_a_total_that_only_grows() {
         let told = Told::default();
         for line in [
-            "[2026-11-22T05:00:00Z WARN  warren::broker] messages of other instances are missing (so far 42)",
-            "messages of other instances are missing (so far 7)",
-            "messages of other instances are missing (so far",
+            "[2026-11-22T05:00:00Z WARN  warren::broker] messages are missing (so far 42)",
+            "messages are missing (so far 7)",
+            "messages are missing (so far",
             "broker link (consuming) is up",
         ] {
             told.read(line);

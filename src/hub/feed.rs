@@ -23,9 +23,6 @@ use crate::instance::InstanceName;
 use crate::message::{Message, Target, now_unix_ms};
 use crate::topic::Topic;
 
-/// A message that is younger counts as heard now: clocks differ, and seconds are rounded.
-const AGE_MIN: Duration = Duration::from_secs(2);
-
 /// Batches this long are handed out before more is added: longer ones save no system calls, since a socket's send
 /// buffer takes about this much at once, and they hold back who comes first.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -49,6 +46,7 @@ pub struct Feed {
     bytes: usize,
     history: Option<History>,
     coalesce: Duration,
+    looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
     /// When the newest message of the history was heard.
     heard: Option<Instant>,
     /// When the batches are handed out at the latest; `None` while they are empty.
@@ -57,7 +55,7 @@ pub struct Feed {
 
 impl Feed {
     pub fn new(hub: Hub, latecomers: mpsc::UnboundedReceiver<Latecomer>, batching: Batching) -> Feed {
-        let Batching { own, compression_bytes_min, coalesce, history } = batching;
+        let Batching { own, compression_bytes_min, coalesce, history, looks_back } = batching;
         Feed {
             hub,
             latecomers,
@@ -68,6 +66,7 @@ impl Feed {
             bytes: 0,
             history: history.map(History::new),
             coalesce,
+            looks_back,
             heard: None,
             due: None,
         }
@@ -124,7 +123,7 @@ impl Feed {
         if message.target == Target::Broadcast
             && let Some(history) = &mut self.history
         {
-            let was = was_heard(message.published_ms, now);
+            let was = if (self.looks_back)() { was_heard(message.published_ms, now) } else { now };
             // Never back in time, or a search by age would go wrong.
             let heard = self.heard.map_or(was, |last| last.max(was));
             self.heard = Some(heard);
@@ -174,10 +173,10 @@ fn deflates(hub: &Hub) -> bool {
     hub.shared.inflating.load(Ordering::Relaxed) > 0
 }
 
-/// When a message was heard: now, unless it is an old one that the broker has kept. AMQP tells whole seconds.
+/// When a message was heard that the broker has kept: when it was published, of which AMQP tells whole seconds.
 fn was_heard(published_ms: u64, now: Instant) -> Instant {
     let age = Duration::from_millis(now_unix_ms().saturating_sub(published_ms));
-    if age < AGE_MIN { now } else { now.checked_sub(age).unwrap_or(now) }
+    now.checked_sub(age).unwrap_or(now)
 }
 
 async fn reached(due: Option<Instant>) {

@@ -51,7 +51,7 @@ pub trait Listener: Send + Sync + 'static {
 }
 
 /// How messages become batches.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Batching {
     pub own: Incarnation,
     /// The smallest payload that is compressed.
@@ -60,6 +60,9 @@ pub struct Batching {
     pub coalesce: Duration,
     /// What is kept for those who join with a replay.
     pub history: Option<HistoryLimits>,
+    /// Whether the broker delivers what was said before this instance was there: that is as old as it says, while what
+    /// comes later counts from when it comes.
+    pub looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Who listens here. A cheap handle.

@@ -92,7 +92,8 @@ fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {
 fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Vec<Message>>) {
     let hub = Hub::start(2, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
-    let batching = Batching { own: own(), compression_bytes_min: 100, coalesce, history: None };
+    let batching =
+        Batching { own: own(), compression_bytes_min: 100, coalesce, history: None, looks_back: Arc::new(|| false) };
     tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }

@@ -81,6 +81,7 @@ pub struct BrokerMetrics {
     spool_age: Gauge<f64, AtomicU64>,
     spool_oldest: Arc<Mutex<Option<Instant>>>,
     missing: Counter,
+    possible_gaps: Counter,
     duplicates: Counter,
     dropped: Labelled<Counter>,
 }
@@ -101,6 +102,7 @@ impl Default for BrokerMetrics {
             spool_age: Gauge::default(),
             spool_oldest: Arc::default(),
             missing: Counter::default(),
+            possible_gaps: Counter::default(),
             duplicates: Counter::default(),
             dropped: counters(REASON, Dropped::ALL.map(Dropped::name)),
         }
@@ -142,8 +144,13 @@ impl BrokerMetrics {
     }
 
     fn register_consuming(&self, registry: &mut Registry) {
-        let missing = "Messages of other instances that never came";
+        let missing = "Messages that were missing when later ones came; a few of them may have come late";
         registry.register("missing_messages", missing, self.missing.clone());
+        registry.register(
+            "possible_gaps",
+            "Times after which messages may be missing of which no number tells",
+            self.possible_gaps.clone(),
+        );
         let duplicates = "Deliveries that had been here before and were dropped";
         registry.register("duplicates_dropped", duplicates, self.duplicates.clone());
         let dropped = "Deliveries that were dropped for what they are, by reason";
@@ -193,6 +200,11 @@ impl BrokerMetrics {
     /// A jump in a publisher's numbers: so many messages did not come. What comes late after all stays counted.
     pub fn missing(&self, messages: u64) {
         self.missing.inc_by(messages);
+    }
+
+    /// The instance may have missed something without being able to tell what.
+    pub fn possible_gap(&self) {
+        self.possible_gaps.inc();
     }
 
     pub fn duplicate(&self) {

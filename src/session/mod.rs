@@ -98,11 +98,6 @@ impl Session {
         }
     }
 
-    /// Messages that this client missed because it read too slowly.
-    pub fn missed(&self) -> u32 {
-        self.outbox.missed()
-    }
-
     /// Begins to close; the first reason counts.
     pub fn close(&self, reason: CloseReason) {
         if self.ended.swap(true, Ordering::AcqRel) {

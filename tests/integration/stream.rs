@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::options::QueueDeleteOptions;
+use lapin::options::{QueueBindOptions, QueueDeleteOptions};
 use serde_json::Value;
 use warren::broker::Delivery;
 use warren::config::Config;
@@ -13,6 +13,7 @@ use crate::support::client::Client;
 use crate::support::instance::{Instance, config};
 use crate::support::load::{Recorder, Talker};
 use crate::support::proxy::Proxy;
+use crate::support::unreadable::publish_unreadable;
 
 fn streaming() -> Config {
     Config { delivery: Delivery::Stream, ..config() }
@@ -147,4 +148,63 @@ async fn a_deleted_stream_is_made_again() {
         instance.answers("it is attached again", is_back).await;
     }
     tokio::time::timeout(Duration::from_secs(30), everyone_hears(&mut sessions, "after")).await.expect("heard");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_instance_can_read_is_passed_over() {
+    let node = PrivateNode::start("unreadable").await;
+    let cluster = Cluster::at(node.url.clone());
+    let instances = two_instances(&cluster).await;
+    let mut sessions = join_all(instances.iter().map(Instance::connect)).await;
+    everyone_hears(&mut sessions, "before").await;
+    // Two in a row, and what is said behind them.
+    for _ in 0..2 {
+        publish_unreadable(&cluster.url, &cluster.broadcast()).await;
+    }
+    everyone_hears(&mut sessions, "after").await;
+    // One that is the last of the stream when an instance starts.
+    publish_unreadable(&cluster.url, &cluster.broadcast()).await;
+    let late = Instance::join(streaming(), &cluster).await;
+    sessions.push(late.connect().await);
+    everyone_hears(&mut sessions, "with another").await;
+}
+
+/// Messages that never got into the stream, as after an outage of a node without replicas: what comes behind them waits
+/// for them only until their publisher says that they were confirmed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_gap_everything_is_heard_in_order() {
+    let cluster = Cluster::shared();
+    let [first, second] = two_instances(&cluster).await;
+    let (mut speaker, mut listener) = (first.connect().await, second.connect().await);
+    speaker.send("0").await;
+    listener.receives(&["0"]).await;
+    let alien = Alien::connect(&cluster.url).await;
+    // Somebody else listens, so that nothing comes back as unroutable.
+    let _elsewhere = alien.listen(&cluster.broadcast()).await;
+    let (broadcast, stream) = (cluster.broadcast(), cluster.stream());
+    let unbound =
+        alien.channel.queue_unbind(stream.as_str().into(), broadcast.as_str().into(), "".into(), Default::default());
+    unbound.await.expect("unbound");
+    for number in 1..=50 {
+        speaker.send(number.to_string()).await;
+    }
+    let bind = QueueBindOptions::default();
+    let bound = alien.channel.queue_bind(
+        stream.as_str().into(),
+        broadcast.as_str().into(),
+        "".into(),
+        bind,
+        Default::default(),
+    );
+    bound.await.expect("bound");
+    for number in 51..=100 {
+        speaker.send(number.to_string()).await;
+    }
+    speaker.send("last").await;
+    let heard: Vec<usize> =
+        listener.texts_until("last").await.iter().map(|text| text.parse().expect("a number")).collect();
+    assert!(heard.is_sorted(), "{heard:?}");
+    let missing = 100 - heard.len();
+    assert!(missing > 0, "nothing was missing");
+    second.metrics().show("warren_broker_missing_messages_total", missing as f64).await;
 }

@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::route::Route;
 use super::sequence::Numbers;
-use super::topology::Names;
 use crate::instance::Incarnation;
 use crate::topic::TopicKey;
 
@@ -31,11 +30,18 @@ const BROADCAST: &str = "x-warren-broadcast";
 /// A table: the last number of each key of topics.
 const KEYS: &str = "x-warren-keys";
 
-/// How the consumer asks the publisher for a beacon.
-#[derive(Clone, Default)]
+/// How the publisher is asked for a beacon, and told when one has come back.
+#[derive(Clone)]
 pub struct Tickets {
     last: Arc<AtomicU64>,
     wanted: Arc<Notify>,
+    back: watch::Sender<u64>,
+}
+
+impl Default for Tickets {
+    fn default() -> Tickets {
+        Tickets { last: Arc::default(), wanted: Arc::default(), back: watch::Sender::new(0) }
+    }
 }
 
 impl Tickets {
@@ -49,6 +55,16 @@ impl Tickets {
     /// Ready when a beacon was asked for.
     pub async fn wanted(&self) {
         self.wanted.notified().await;
+    }
+
+    /// A beacon of our own with this ticket has come back.
+    pub fn came_back(&self, ticket: u64) {
+        self.back.send_replace(ticket);
+    }
+
+    /// The last ticket that came back.
+    pub fn back(&self) -> watch::Receiver<u64> {
+        self.back.subscribe()
     }
 
     pub fn last(&self) -> u64 {
@@ -85,10 +101,10 @@ pub fn properties(incarnation: &Incarnation, ticket: u64, numbers: Option<&Numbe
         .with_headers(headers)
 }
 
-/// The beacon that a delivery is, if it is one.
-pub fn open(delivery: &Delivery, names: &Names) -> Option<Beacon> {
+/// The beacon that a delivery of its exchange is, if it is one.
+pub fn open(delivery: &Delivery) -> Option<Beacon> {
     let properties = &delivery.properties;
-    if delivery.exchange != names.beacon || properties.kind().as_ref().is_none_or(|kind| kind.as_str() != KIND) {
+    if properties.kind().as_ref().is_none_or(|kind| kind.as_str() != KIND) {
         return None;
     }
     let headers = properties.headers().as_ref()?.inner();
@@ -118,6 +134,7 @@ fn unsigned(value: &AMQPValue) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::topology::Names;
     use super::*;
     use crate::instance::InstanceName;
 
@@ -136,22 +153,20 @@ mod tests {
         for route in [&Route::Broadcast, &topic, &topic, &Route::Instance(incarnation.name().clone())] {
             numbers.next(route);
         }
-        let beacon = open(&delivery(&names, properties(&incarnation, 7, Some(&numbers))), &names).unwrap();
+        let beacon = open(&delivery(&names, properties(&incarnation, 7, Some(&numbers)))).unwrap();
         assert_eq!((beacon.incarnation.as_str(), beacon.ticket), (incarnation.as_str(), 7));
         assert_eq!(beacon.numbers, [(Route::Broadcast, 1), (topic, 2)]);
-        let bare = open(&delivery(&names, properties(&incarnation, 8, None)), &names).unwrap();
+        let bare = open(&delivery(&names, properties(&incarnation, 8, None))).unwrap();
         assert_eq!((bare.ticket, bare.numbers), (8, vec![]));
     }
 
     #[test]
-    fn what_comes_another_way_is_no_beacon() {
+    fn what_has_another_type_is_no_beacon() {
         let incarnation = Incarnation::begin(InstanceName::parse("10.0.0.5_8080").unwrap());
         let names = Names::new("warren", &incarnation);
         let mut delivery = delivery(&names, properties(&incarnation, 7, None));
-        delivery.exchange = names.broadcast.clone();
-        assert_eq!(open(&delivery, &names), None);
-        delivery.exchange = names.beacon.clone();
+        assert!(open(&delivery).is_some());
         delivery.properties = BasicProperties::default();
-        assert_eq!(open(&delivery, &names), None);
+        assert_eq!(open(&delivery), None);
     }
 }

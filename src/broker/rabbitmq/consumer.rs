@@ -9,13 +9,13 @@ use futures_util::{Stream, StreamExt};
 use lapin::Event;
 use lapin::options::BasicQosOptions;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::beacon::Tickets;
 use super::bindings::Bindings;
 use super::connection::{Endpoints, discard};
 use super::intake::Intake;
-use super::link::{Side, Trouble};
+use super::link::{Side, Trouble, interval};
 use super::source::{Batch, Source};
 use super::stream::{Reader, Verdict};
 use super::topology::{self, Failure, NameTaken, Names, Standing};
@@ -81,6 +81,12 @@ impl Consumer {
                 Err(trouble) => (None, Some(Failure::Trouble(trouble))),
             };
             self.bindings.lost();
+            if let (Some(Failure::Trouble(trouble)), Some(reader)) = (&failure, &mut self.reader)
+                && trouble.is_unreadable()
+                && reader.could_not_read()
+            {
+                log::warn!("a message in the stream cannot be read, and is passed over: {trouble}");
+            }
             let pause = match &failure {
                 None => Duration::ZERO,
                 Some(Failure::NameTaken(taken)) => {
@@ -114,6 +120,11 @@ impl Consumer {
                 // Not sooner: a refusal that attaching copes with (a left-over exchange) is an event as well.
                 let mut events = std::pin::pin!(connection.events_listener());
                 if sources.stream.is_none() {
+                    if self.link.borrow().attachments > 0 {
+                        // What was sent while the queue was away is told by its numbers, if at all.
+                        self.intake.interrupted();
+                    }
+                    self.intake.attached();
                     self.side.up();
                     // The others may wait for it.
                     self.tickets.ask();
@@ -158,10 +169,12 @@ impl Consumer {
         events: &mut (impl Stream<Item = Event> + Unpin),
     ) -> Result<Infallible, Failure> {
         let Sources { standing, queue, stream } = sources;
+        let (standing, names, unroutable) = (&*standing, self.names.clone(), self.unroutable.clone());
         let mut ack_due = interval(ACK_INTERVAL);
-        let mut restore_due = interval(RESTORE_INTERVAL);
+        // Beside the deliveries: it takes some round trips to the broker.
+        let mut restoring = std::pin::pin!(keep_standing(standing, &names, &unroutable));
         let mut look_due = interval(LOOK_INTERVAL);
-        let unroutable = self.unroutable.clone();
+        let mut confirm_due = interval(RESTORE_INTERVAL);
         loop {
             tokio::select! {
                 batch = queue.next() => {
@@ -175,16 +188,13 @@ impl Consumer {
                         stream.acknowledge().await?;
                     }
                 }
-                _ = restore_due.tick() => {
-                    standing.restore(&self.names).await?;
-                    self.bindings.confirm(&standing.channel, &self.names).await?;
-                }
-                () = unroutable.notified() => standing.restore(&self.names).await?,
+                result = &mut restoring => return result,
+                _ = confirm_due.tick() => self.bindings.confirm(&standing.channel, &names).await?,
                 () = self.bindings.changed() => self.follow(standing).await?,
                 _ = look_due.tick() => {
                     self.follow(standing).await?;
                     self.check_silence()?;
-                    self.intake.give_up_waiting().await?;
+                    self.intake.patrol().await?;
                 }
                 event = events.next() => match event {
                     Some(Event::Error(error)) => return Err(error.into()),
@@ -208,19 +218,26 @@ impl Consumer {
     /// Takes what the stream has brought; by a beacon of our own that comes back we know that we are attached.
     async fn read_on(&mut self, mut batch: Batch, stream: &mut Option<Source>) -> Result<(), Failure> {
         let (Some(reader), Some(stream)) = (&mut self.reader, stream) else { return Ok(()) };
-        let mut last_tag = 0;
+        let (mut last_tag, mut interrupted, mut elsewhere) = (0, false, false);
         batch.retain(|delivery| {
             let Ok(delivery) = delivery else { return true };
             last_tag = delivery.delivery_tag;
             let verdict = reader.read(delivery);
-            if verdict == Verdict::NewAfterPossibleGap {
-                log::warn!("the stream does not go on where it was read last: messages may be missing");
-            }
-            verdict != Verdict::Known
+            elsewhere |= verdict == Verdict::Elsewhere;
+            interrupted |= verdict == Verdict::NewAfterPossibleGap;
+            matches!(verdict, Verdict::New | Verdict::NewAfterPossibleGap) && !elsewhere
         });
+        if elsewhere {
+            return Err(Trouble::passing("the stream is asked for what comes behind, or anew").into());
+        }
+        if interrupted {
+            log::warn!("the stream does not go on where it was read last: messages may be missing");
+            self.intake.interrupted();
+        }
         let taken = self.intake.hand_on(batch).await?;
         stream.taken(last_tag).await?;
         if taken.ticket.is_some_and(|ticket| reader.arrived(ticket)) {
+            self.intake.attached();
             self.side.up();
         }
         Ok(())
@@ -235,17 +252,25 @@ impl Consumer {
     }
 }
 
+/// Makes again what somebody may have deleted, from time to time and when something shows that it is gone; ends only by a
+/// failure.
+async fn keep_standing(standing: &Standing<'_>, names: &Names, unroutable: &Notify) -> Result<Infallible, Failure> {
+    let mut due = interval(RESTORE_INTERVAL);
+    // It stands now.
+    due.reset();
+    loop {
+        tokio::select! {
+            _ = due.tick() => {}
+            () = unroutable.notified() => {}
+        }
+        standing.restore(names).await?;
+    }
+}
+
 /// RabbitMQ answers 406 on a node that bears no replica of the stream, which another node mends.
 fn no_replica(error: lapin::Error) -> Failure {
     if topology::is_code(&error, 406) {
         return Trouble::passing(format!("this node does not serve the stream: {error}")).into();
     }
     error.into()
-}
-
-/// Ticks that are late are not made up for.
-fn interval(period: Duration) -> Interval {
-    let mut interval = tokio::time::interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }

@@ -6,12 +6,17 @@
 //! others are back. With `--delivery stream`, that the consumer is attached proves that the stream takes what is
 //! published: while its leader is not there yet RabbitMQ drops some messages and takes those behind them (seen with 3.10.8
 //! after a restart), which would break their order.
+//!
+//! The publishing link may notice first that the broker is gone, and find another node, while the consuming one still
+//! trusts a connection that nobody is at the other end of. So after the publishing link broke, a beacon of our own has to
+//! come back first, or the consumer has to attach anew.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::beacon::Tickets;
 use super::peers::Peers;
 use crate::broker::{Delivery, Link, LinkState};
 
@@ -26,8 +31,10 @@ pub struct Gate {
     open: bool,
     /// [`Link::attachments`] when it was open last.
     attachments: u64,
-    /// The publishing link has broken since.
-    publishing_broke: bool,
+    /// The publishing link has broken since; with the ticket of a beacon that shows that the consumer hears all the same.
+    publishing_broke: Option<u64>,
+    tickets: Tickets,
+    back: watch::Receiver<u64>,
     /// Who was there when it was open last.
     expected: Vec<Box<str>>,
     /// Since when they are waited for.
@@ -45,9 +52,19 @@ pub enum Moved {
 }
 
 impl Gate {
-    pub fn new(link: watch::Receiver<Link>, delivery: Delivery, peers: Peers) -> Gate {
-        let (attachments, expected) = (0, Vec::new());
-        Gate { link, delivery, peers, open: false, attachments, publishing_broke: false, expected, waits_since: None }
+    pub fn new(link: watch::Receiver<Link>, delivery: Delivery, peers: Peers, tickets: Tickets) -> Gate {
+        Gate {
+            link,
+            delivery,
+            peers,
+            open: false,
+            attachments: 0,
+            publishing_broke: None,
+            back: tickets.back(),
+            tickets,
+            expected: Vec::new(),
+            waits_since: None,
+        }
     }
 
     pub fn is_open(&self) -> bool {
@@ -62,7 +79,8 @@ impl Gate {
 
     /// The publishing link broke.
     pub fn publishing_lost(&mut self) {
-        self.publishing_broke = self.attachments > 0;
+        // No beacon with this ticket can go out over the link that broke.
+        self.publishing_broke = (self.attachments > 0).then(|| self.tickets.ask());
         self.shut();
     }
 
@@ -81,21 +99,28 @@ impl Gate {
                 self.shut();
                 return Moved::Closed;
             }
-            if !self.open && may_open {
+            let attached_anew = self.attachments != attachments;
+            let awaited =
+                self.publishing_broke.filter(|ticket| !attached_anew && *self.back.borrow_and_update() < *ticket);
+            if !self.open && may_open && awaited.is_none() {
                 // Had one link alone broken, the broker would stand, and what others' queues hold be safe.
-                let both_broke = self.publishing_broke && self.attachments != attachments;
+                let both_broke = self.publishing_broke.is_some() && attached_anew;
                 let lost = self.delivery == Delivery::Queue && both_broke;
                 if lost && !self.others_are_back().await {
                     continue;
                 }
                 self.open = true;
                 self.attachments = attachments;
-                self.publishing_broke = false;
+                self.publishing_broke = None;
                 self.waits_since = None;
                 return Moved::Opened { lost };
             }
-            if self.link.changed().await.is_err() {
-                std::future::pending().await
+            tokio::select! {
+                changed = self.link.changed() => if changed.is_err() {
+                    std::future::pending().await
+                },
+                // The sender is our own, too.
+                _ = self.back.changed(), if awaited.is_some() => {}
             }
         }
     }
@@ -125,6 +150,10 @@ mod tests {
         Link { kind: "rabbitmq", publishing: LinkState::Up, consuming, attachments }
     }
 
+    async fn stays_shut(gate: &mut Gate) -> bool {
+        tokio::time::timeout(Duration::from_secs(1), gate.moved()).await.is_err()
+    }
+
     fn down() -> LinkState {
         LinkState::Down { reason: "test".into(), permanent: false }
     }
@@ -133,7 +162,8 @@ mod tests {
     async fn only_a_loss_of_both_links_sends_again_and_waits_for_the_others() {
         let state = watch::Sender::new(link(LinkState::Connecting, 0));
         let peers = Peers::default();
-        let mut gate = Gate::new(state.subscribe(), Delivery::Queue, peers.clone());
+        let tickets = Tickets::default();
+        let mut gate = Gate::new(state.subscribe(), Delivery::Queue, peers.clone(), tickets.clone());
         state.send_replace(link(LinkState::Up, 1));
         assert_eq!(gate.moved().await, Moved::Opened { lost: false });
 
@@ -143,6 +173,8 @@ mod tests {
         assert_eq!(gate.moved().await, Moved::Opened { lost: false }, "the consumer alone was cut off");
 
         gate.publishing_lost();
+        assert!(stays_shut(&mut gate).await, "the consumer may be deaf");
+        tickets.came_back(tickets.last());
         assert_eq!(gate.moved().await, Moved::Opened { lost: false }, "the publisher alone was cut off");
 
         // The consumer notices first.
@@ -151,13 +183,14 @@ mod tests {
         assert_eq!(gate.moved().await, Moved::Closed);
         gate.publishing_lost();
         state.send_replace(link(LinkState::Up, 3));
-        let early = tokio::time::timeout(Duration::from_secs(1), gate.moved()).await;
-        assert!(early.is_err(), "the other is not back");
+        assert!(stays_shut(&mut gate).await, "the other is not back");
         peers.hear("other");
         let soon = tokio::time::timeout(Duration::from_secs(1), gate.moved()).await;
         assert_eq!(soon, Ok(Moved::Opened { lost: true }));
 
+        // The publisher notices first, and finds another node before the consumer sees that its own is gone.
         gate.publishing_lost();
+        assert!(stays_shut(&mut gate).await, "the consumer may be deaf");
         state.send_replace(link(LinkState::Up, 4));
         let before = Instant::now();
         assert_eq!(gate.moved().await, Moved::Opened { lost: true }, "the other is gone for good");
@@ -167,7 +200,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn with_a_stream_nothing_is_sent_again() {
         let state = watch::Sender::new(link(LinkState::Connecting, 0));
-        let mut gate = Gate::new(state.subscribe(), Delivery::Stream, Peers::default());
+        let mut gate = Gate::new(state.subscribe(), Delivery::Stream, Peers::default(), Tickets::default());
         assert!(gate.lets_beacons_pass());
         let early = tokio::time::timeout(Duration::from_secs(60), gate.moved()).await;
         assert!(early.is_err(), "nothing would hold what is published");

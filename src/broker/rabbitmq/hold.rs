@@ -3,7 +3,7 @@
 //! When a stream gets a new leader RabbitMQ may drop a message and take those behind it (seen with 3.10.8 when a node was
 //! killed). Its publisher gets no confirm for it and publishes it again: behind its successors. They are held back here
 //! meanwhile, so that every instance hands them out in their order. A publisher has at most `--publish-window` messages
-//! on their way, so no more than that wait for each.
+//! on their way, so that no more than that wait for each, unless something was lost for good.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -13,8 +13,10 @@ use tokio::time::Instant;
 use super::route::Route;
 use crate::message::Message;
 
-/// Held messages of all publishers together; past it those that have waited for longest go on without what is missing.
-const MESSAGES_MAX: usize = 100_000;
+/// Payload held of all publishers together; past it those that have waited for longest go on without what is missing.
+/// Each message counts with what it takes beside its payload.
+const BYTES_MAX: usize = 32 << 20;
+const OVERHEAD_BYTES: usize = 512;
 
 /// A publisher, and one of its routes.
 pub type Line = (Box<str>, Route);
@@ -23,7 +25,7 @@ pub type Line = (Box<str>, Route);
 pub struct Hold {
     patience: Duration,
     waiting: HashMap<Line, Waiting>,
-    messages: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,7 @@ struct Waiting {
 impl Hold {
     /// `patience`: how long a missing message is waited for.
     pub fn new(patience: Duration) -> Hold {
-        Hold { patience, waiting: HashMap::new(), messages: 0 }
+        Hold { patience, waiting: HashMap::new(), bytes: 0 }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -47,9 +49,20 @@ impl Hold {
     pub fn keep(&mut self, line: &Line, number: u64, message: Message) -> bool {
         let empty = || Waiting { since: Instant::now(), messages: BTreeMap::new() };
         let waiting = self.waiting.entry(line.clone()).or_insert_with(empty);
+        let bytes = cost(&message);
         let is_new = waiting.messages.insert(number, message).is_none();
-        self.messages += usize::from(is_new);
+        self.bytes += if is_new { bytes } else { 0 };
         is_new
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.bytes > BYTES_MAX
+    }
+
+    /// What is missing will not come.
+    pub fn lose_patience(&mut self) {
+        let long_ago = Instant::now().checked_sub(self.patience).unwrap_or_else(Instant::now);
+        self.waiting.values_mut().for_each(|waiting| waiting.since = long_ago);
     }
 
     /// The oldest of a route, if `is_its_turn` by its number; what was missing before it has come.
@@ -61,7 +74,7 @@ impl Hold {
         }
         let next = first.remove_entry();
         waiting.since = Instant::now();
-        self.messages -= 1;
+        self.bytes -= cost(&next.1);
         if waiting.messages.is_empty() {
             self.waiting.remove(line);
         }
@@ -71,14 +84,18 @@ impl Hold {
     /// A route whose missing message has not come in time, or for whose messages there is no room; with all of them.
     pub fn give_up(&mut self) -> Option<(Line, BTreeMap<u64, Message>)> {
         let (line, since) = self.waiting.iter().map(|(line, waiting)| (line, waiting.since)).min_by_key(|one| one.1)?;
-        if since.elapsed() < self.patience && self.messages <= MESSAGES_MAX {
+        if since.elapsed() < self.patience && !self.is_full() {
             return None;
         }
         let line = line.clone();
         let messages = self.waiting.remove(&line)?.messages;
-        self.messages -= messages.len();
+        self.bytes -= messages.values().map(cost).sum::<usize>();
         Some((line, messages))
     }
+}
+
+fn cost(message: &Message) -> usize {
+    message.payload.len() + OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -125,5 +142,23 @@ mod tests {
         let (given_up, messages) = hold.give_up().expect("the first has waited for long enough");
         assert_eq!((given_up, messages.into_keys().collect::<Vec<_>>()), (route("a"), vec![3, 4]));
         assert!(hold.give_up().is_none() && !hold.is_empty());
+        hold.lose_patience();
+        assert!(hold.give_up().is_some() && hold.is_empty() && hold.bytes == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded_in_bytes() {
+        let mut hold = Hold::new(PATIENCE);
+        let payload = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+        for number in 2..=31 {
+            assert!(hold.keep(&route("a"), number, Message { payload: payload.clone(), ..message() }));
+        }
+        assert!(hold.give_up().is_none());
+        tokio::time::advance(PATIENCE / 2).await;
+        for number in 32..=40 {
+            hold.keep(&route("b"), number, Message { payload: payload.clone(), ..message() });
+        }
+        assert_eq!(hold.give_up().map(|(line, messages)| (line, messages.len())), Some((route("a"), 30)));
+        assert!(!hold.is_full() && hold.give_up().is_none());
     }
 }

@@ -7,7 +7,7 @@ use lapin::message::Delivery;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::beacon::{self, Beacon};
+use super::beacon::{self, Beacon, Tickets};
 use super::envelope;
 use super::hold::{Hold, Line};
 use super::link::Trouble;
@@ -30,9 +30,12 @@ pub struct Intake {
     message_bytes_max: usize,
     deliveries: mpsc::Sender<Vec<Message>>,
     peers: Peers,
+    tickets: Tickets,
     /// Where messages wait for one before them; none where nothing would come late.
     hold: Option<Hold>,
     tracker: Tracker,
+    /// What was missing before nobody here could have heard.
+    is_attached: bool,
     /// The keys of topics that come. Until a beacon with the ticket has come back, what is in the queue may be older than
     /// the binding: what is missing then was never meant to come.
     keys: HashMap<TopicKey, Option<u64>>,
@@ -57,7 +60,7 @@ impl Intake {
         incarnation: Incarnation,
         message_bytes_max: usize,
         deliveries: mpsc::Sender<Vec<Message>>,
-        peers: Peers,
+        (peers, tickets): (Peers, Tickets),
         hold: Option<Hold>,
         metrics: BrokerMetrics,
     ) -> Intake {
@@ -67,11 +70,13 @@ impl Intake {
             message_bytes_max,
             deliveries,
             peers,
+            tickets,
             hold,
             tracker: Tracker::default(),
+            is_attached: false,
             keys: HashMap::new(),
             not_a_topic: Tally::new("dropped messages whose routing key or x-warren-topic names no topic"),
-            missing: Tally::new("messages of other instances are missing"),
+            missing: Tally::new("messages are missing"),
             oversized: Tally::new("dropped messages of more than --message-bytes-max"),
             metrics,
         }
@@ -86,13 +91,17 @@ impl Intake {
             match delivery {
                 Ok(delivery) => {
                     taken.last_tag = delivery.delivery_tag;
-                    match beacon::open(&delivery, &self.names) {
-                        Some(beacon) => taken.ticket = self.note(beacon).max(taken.ticket),
-                        None => self.accept(delivery, &mut messages),
+                    if delivery.exchange != self.names.beacon {
+                        self.accept(delivery, &mut messages);
+                    } else if let Some(beacon) = beacon::open(&delivery) {
+                        taken.ticket = self.note(beacon, &mut messages).max(taken.ticket);
                     }
                 }
                 Err(error) => trouble = Some(Trouble::from(error)),
             }
+        }
+        if self.hold.as_ref().is_some_and(Hold::is_full) {
+            self.give_up(&mut messages);
         }
         self.send(messages).await?;
         trouble.map_or(Ok(taken), Err)
@@ -115,15 +124,36 @@ impl Intake {
         }
     }
 
-    /// Hands on what has been held back for too long.
-    pub async fn give_up_waiting(&mut self) -> Result<(), Trouble> {
+    /// From now on sessions rely on this instance.
+    pub fn attached(&mut self) {
+        self.is_attached = true;
+    }
+
+    /// Messages may be missing for good, and nothing else tells: nothing waits for them.
+    pub fn interrupted(&mut self) {
+        self.tracker.expect_gaps();
+        self.metrics.possible_gap();
+        if let Some(hold) = &mut self.hold {
+            hold.lose_patience();
+        }
+    }
+
+    /// Hands on what has been held back for too long, and tells what has not been told. To be called now and then.
+    pub async fn patrol(&mut self) -> Result<(), Trouble> {
+        for tally in [&mut self.missing, &mut self.not_a_topic, &mut self.oversized] {
+            tally.tell();
+        }
         let mut messages = Vec::new();
+        self.give_up(&mut messages);
+        self.send(messages).await
+    }
+
+    fn give_up(&mut self, messages: &mut Vec<Message>) {
         while let Some(((incarnation, route), held)) = self.hold.as_mut().and_then(Hold::give_up) {
             for (number, message) in held {
-                self.place(&incarnation, &route, number, message, &mut messages);
+                self.place(&incarnation, &route, number, message, messages);
             }
         }
-        self.send(messages).await
     }
 
     async fn send(&self, messages: Vec<Message>) -> Result<(), Trouble> {
@@ -134,20 +164,31 @@ impl Intake {
     }
 
     /// The ticket, if the beacon is our own.
-    fn note(&mut self, beacon: Beacon) -> Option<u64> {
+    fn note(&mut self, beacon: Beacon, messages: &mut Vec<Message>) -> Option<u64> {
         for (route, number) in &beacon.numbers {
-            if !self.is_known(route) {
-                continue;
+            if self.is_known(route) {
+                self.reach(beacon.incarnation.as_str(), route, *number, messages);
             }
-            let missing = self.tracker.reached(beacon.incarnation.as_str(), route, *number);
-            self.miss(missing);
         }
         self.peers.hear(beacon.incarnation.as_str());
         if beacon.incarnation.as_str() != self.incarnation.as_str() {
             return None;
         }
+        self.tickets.came_back(beacon.ticket);
         self.keys.values_mut().for_each(|ticket| *ticket = ticket.filter(|asked| *asked > beacon.ticket));
         Some(beacon.ticket)
+    }
+
+    /// A publisher says how far it has got: what is missing up to there will not come any more, so that nothing waits for it.
+    fn reach(&mut self, incarnation: &str, route: &Route, reached: u64, messages: &mut Vec<Message>) {
+        let line = (incarnation.into(), route.clone());
+        while let Some((number, message)) = self.hold.as_mut().and_then(|hold| hold.next(&line, |next| next <= reached))
+        {
+            self.place(incarnation, route, number, message, messages);
+        }
+        let missing = self.tracker.reached(incarnation, route, reached);
+        self.miss(missing);
+        self.let_follow(incarnation, route.clone(), messages);
     }
 
     /// Adds the delivery's message, and what has waited for it, unless it must wait itself.
@@ -157,8 +198,9 @@ impl Intake {
             return self.metrics.dropped(Dropped::NotATopic);
         };
         let Some(origin) = origin else { return self.add(message, messages) };
+        let fits = self.fits(&message);
         let (incarnation, route) = (origin.incarnation.as_str(), Route::from(&message.target));
-        if self.hold.is_some() && self.tracker.is_ahead(incarnation, &route, origin.number) {
+        if self.hold.is_some() && fits && self.tracker.is_ahead(incarnation, &route, origin.number) {
             return self.hold_back(&(incarnation.into(), route), origin.number, message);
         }
         self.place(incarnation, &route, origin.number, message, messages);
@@ -200,7 +242,7 @@ impl Intake {
     }
 
     fn add(&mut self, message: Message, messages: &mut Vec<Message>) {
-        if message.payload.len() > self.message_bytes_max {
+        if !self.fits(&message) {
             self.oversized.count(1);
             self.metrics.dropped(Dropped::Oversized);
         } else {
@@ -208,7 +250,14 @@ impl Intake {
         }
     }
 
+    fn fits(&self, message: &Message) -> bool {
+        message.payload.len() <= self.message_bytes_max
+    }
+
     fn miss(&mut self, messages: u64) {
+        if !self.is_attached {
+            return;
+        }
         self.missing.count(messages);
         self.metrics.missing(messages);
     }
@@ -218,21 +267,24 @@ impl Intake {
 struct Tally {
     what: &'static str,
     total: u64,
-    told: Option<Instant>,
+    told: u64,
+    told_at: Option<Instant>,
 }
 
 impl Tally {
     fn new(what: &'static str) -> Tally {
-        Tally { what, total: 0, told: None }
+        Tally { what, total: 0, told: 0, told_at: None }
     }
 
     fn count(&mut self, more: u64) {
-        if more == 0 {
-            return;
-        }
         self.total += more;
-        if self.told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
-            self.told = Some(Instant::now());
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let soon = self.told_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+        if self.total > self.told && !soon {
+            (self.told, self.told_at) = (self.total, Some(Instant::now()));
             log::warn!("{} (so far {})", self.what, self.total);
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use lapin::ErrorKind;
 use lapin::protocol::AMQPErrorKind;
 use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::broker::{Link, LinkState};
 use crate::metrics::{BrokerMetrics, Direction};
@@ -17,21 +18,34 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A link that was up for this long was all right: its next pause is the shortest again.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 
+/// Ticks of a link's own duties; those that are late are not made up for.
+pub fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 /// Why a link is not up.
 #[derive(Clone, Debug)]
 pub struct Trouble {
     reason: String,
     /// No retry mends it (403, 406, 530): a user, a right, a virtual host, an exchange of other kind.
     permanent: bool,
+    /// lapin could not parse what came.
+    unreadable: bool,
 }
 
 impl Trouble {
     pub fn passing(reason: impl Into<String>) -> Trouble {
-        Trouble { reason: reason.into(), permanent: false }
+        Trouble { reason: reason.into(), permanent: false, unreadable: false }
     }
 
     pub fn permanent(reason: impl Into<String>) -> Trouble {
-        Trouble { reason: reason.into(), permanent: true }
+        Trouble { permanent: true, ..Trouble::passing(reason) }
+    }
+
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 
     pub fn at(self, place: impl fmt::Display) -> Trouble {
@@ -42,7 +56,7 @@ impl Trouble {
     pub fn all(troubles: Vec<Trouble>) -> Trouble {
         let permanent = !troubles.is_empty() && troubles.iter().all(|trouble| trouble.permanent);
         let reasons: Vec<String> = troubles.into_iter().map(|trouble| trouble.reason).collect();
-        Trouble { reason: reasons.join("; "), permanent }
+        Trouble { permanent, ..Trouble::passing(reasons.join("; ")) }
     }
 }
 
@@ -58,6 +72,7 @@ impl From<lapin::Error> for Trouble {
                     _ => Trouble::passing(text),
                 }
             }
+            ErrorKind::ParsingError(_) => Trouble { unreadable: true, ..Trouble::passing(error.to_string()) },
             ErrorKind::IOError(error) => Trouble::passing(error.to_string()),
             _ => Trouble::passing(error.to_string()),
         }

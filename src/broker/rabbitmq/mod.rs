@@ -115,7 +115,7 @@ impl RabbitMq {
         let (unroutable, tickets, peers) = (Arc::new(Notify::new()), Tickets::default(), Peers::default());
         let around = Surroundings {
             side: Side::new(Direction::Publishing, link.clone(), metrics.clone()),
-            gate: Gate::new(link.subscribe(), settings.delivery, peers.clone()),
+            gate: Gate::new(link.subscribe(), settings.delivery, peers.clone(), tickets.clone()),
             tickets: tickets.clone(),
             unroutable: unroutable.clone(),
         };
@@ -130,7 +130,7 @@ impl RabbitMq {
                 incarnation,
                 settings.message_bytes_max,
                 deliveries,
-                peers,
+                (peers, tickets.clone()),
                 hold,
                 metrics.clone(),
             ),

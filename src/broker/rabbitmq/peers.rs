@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Three beacons: whoever was heard within that is taken to be there.
+/// Three beacons: whoever was heard within that, before the last of all was heard, is taken to be there. Nobody is heard
+/// in the time that it takes to notice that the broker is gone.
 const PRESENT_FOR: Duration = Duration::from_secs(3);
 
 /// A cheap handle.
@@ -36,11 +37,11 @@ impl Peers {
         self.changed.notify_one();
     }
 
-    /// Who was there a moment ago.
+    /// Who was there when somebody was heard last.
     pub fn present(&self) -> Vec<Box<str>> {
-        let now = Instant::now();
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let present = heard.iter().filter(|(_, at)| now - **at <= PRESENT_FOR);
+        let last = heard.values().max().copied();
+        let present = heard.iter().filter(|(_, at)| last.is_some_and(|last| last - **at <= PRESENT_FOR));
         present.map(|(incarnation, _)| incarnation.clone()).collect()
     }
 
@@ -54,5 +55,24 @@ impl Peers {
     fn all_heard(&self, expected: &[Box<str>], since: Instant) -> bool {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         expected.iter().all(|incarnation| heard.get(incarnation).is_some_and(|at| *at > since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fell_silent_with_everybody_else_was_there() {
+        let peers = Peers::default();
+        peers.hear("gone for long");
+        tokio::time::advance(2 * PRESENT_FOR).await;
+        peers.hear("a");
+        tokio::time::advance(PRESENT_FOR / 2).await;
+        peers.hear("b");
+        tokio::time::advance(10 * PRESENT_FOR).await;
+        let mut present = peers.present();
+        present.sort_unstable();
+        assert_eq!(present, ["a".into(), "b".into()]);
     }
 }

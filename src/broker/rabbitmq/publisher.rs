@@ -16,14 +16,14 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Event, PublisherConfirm};
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::Settings;
 use super::beacon::{self, Tickets};
 use super::connection::{Endpoints, discard};
 use super::envelope;
 use super::gate::{Gate, Moved};
-use super::link::{Side, Trouble};
+use super::link::{Side, Trouble, interval};
 use super::spool::{Entry, Spool};
 use super::topology::{self, Names};
 use crate::instance::Incarnation;
@@ -198,7 +198,7 @@ impl PublishingLink {
                 self.put_back(spool);
                 self.paused_until = Some(Instant::now() + RETRY_PAUSE);
             }
-            self.metrics.unconfirmed(self.outstanding.len());
+            self.metrics.unconfirmed(self.outstanding.iter().filter(|one| one.entry.is_some()).count());
             spool.report(self.oldest());
             let room = self.outstanding.len() < self.window && !self.blocked && self.refused.is_empty();
             let publishes = room && self.paused_until.is_none() && self.around.gate.is_open();
@@ -222,14 +222,15 @@ impl PublishingLink {
                     }
                     self.check_deadline()?;
                 }
-                () = spool.ready(), if publishes => self.publish_ready(channel, spool),
+                () = spool.ready(), if publishes && !spool.is_finished() => self.publish_ready(channel, spool),
             }
         }
         Ok(())
     }
 
+    /// The oldest on its way whose sender waits to be told.
     fn oldest(&self) -> Option<&Entry> {
-        self.outstanding.iter().find_map(|one| one.entry.as_ref())
+        self.outstanding.iter().filter_map(|one| one.entry.as_ref()).find(|entry| entry.is_awaited())
     }
 
     /// The broker may have lost what it had confirmed, so that goes first; nothing is outstanding while the gate is shut.
@@ -243,6 +244,7 @@ impl PublishingLink {
     fn put_back(&mut self, spool: &mut Spool) {
         let unconfirmed = self.outstanding.drain(..).filter_map(|one| one.entry);
         let entries: Vec<Entry> = self.refused.drain(..).chain(unconfirmed).collect();
+        self.metrics.unconfirmed(0);
         if REPUBLISHES {
             spool.put_back(entries.into_iter());
         }
@@ -271,7 +273,9 @@ impl PublishingLink {
             return;
         }
         // What is not confirmed may still be published again: no loss yet.
-        let numbers = spool.numbers().filter(|_| self.oldest().is_none() && self.refused.is_empty());
+        let unconfirmed = self.refused.iter().chain(self.outstanding.iter().filter_map(|one| one.entry.as_ref()));
+        let numbers = spool.numbers().map(|numbers| numbers.before(unconfirmed.map(Entry::place)));
+        let numbers = numbers.as_ref();
         let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), numbers);
         let (channel, exchange) = (channel.clone(), self.names.beacon.clone());
         let options = BasicPublishOptions::default();
@@ -366,11 +370,4 @@ async fn until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// Ticks that are late are not made up for.
-fn interval(period: Duration) -> tokio::time::Interval {
-    let mut interval = tokio::time::interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }

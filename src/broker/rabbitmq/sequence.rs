@@ -12,6 +12,10 @@ const ROUTES_MAX: usize = 10_000;
 /// instance's name must not make all that follows look like doubles.
 const GAP_MAX: u64 = 1 << 20;
 
+/// Such numbers in a row, each a little above the one before, after which they are believed all the same: a receiver that
+/// was away for long has missed so many, and would never again tell a double or a loss.
+const BELIEVED_AFTER: u8 = 3;
+
 /// Gaps of a route that a receiver remembers, to tell a late message from a double; past it the oldest is forgotten.
 const GAPS_MAX: usize = 64;
 
@@ -42,6 +46,16 @@ impl Numbers {
         }
     }
 
+    /// As they were before the first of these.
+    pub fn before(&self, places: impl Iterator<Item = (Route, u64)>) -> Numbers {
+        let mut last = self.last.clone();
+        for (route, number) in places {
+            let reached = last.entry(route).or_default();
+            *reached = (*reached).min(number.saturating_sub(1));
+        }
+        Numbers { last }
+    }
+
     /// Each route with its last number.
     pub fn iter(&self) -> impl Iterator<Item = (&Route, u64)> {
         self.last.iter().map(|(route, last)| (route, *last))
@@ -66,31 +80,47 @@ pub enum Place {
 /// The receiver's side.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    /// By publisher, then route; with when it was last heard, in messages.
+    /// By publisher, then route.
     heard: HashMap<Box<str>, HashMap<Route, Heard>>,
     routes: usize,
-    messages: u64,
+    /// Counts what was heard: the time by which routes grow old.
+    now: u64,
+    /// Counts the times after which messages may be missing without anything wrong: see [`Tracker::expect_gaps`].
+    interruptions: u64,
 }
 
 #[derive(Debug)]
 struct Heard {
     number: u64,
     at: u64,
+    /// [`Tracker::interruptions`] when it was heard.
+    interruptions: u64,
     /// What is missing below `number`, oldest first.
     missing: VecDeque<RangeInclusive<u64>>,
+    /// The last implausible number, and how many there were in a row.
+    implausible: (u64, u8),
 }
 
 impl Heard {
-    fn first(number: u64, at: u64) -> Heard {
-        Heard { number, at, missing: VecDeque::new() }
-    }
-
     fn skip_to(&mut self, number: u64) {
-        if self.missing.len() == GAPS_MAX {
-            self.missing.pop_front();
-        }
         self.missing.push_back(self.number + 1..=number - 1);
         self.number = number;
+        self.forget_gaps();
+    }
+
+    /// Filling a gap in its middle makes two of it.
+    fn forget_gaps(&mut self) {
+        while self.missing.len() > GAPS_MAX {
+            self.missing.pop_front();
+        }
+    }
+
+    /// Whether a number far ahead is to be believed by now.
+    fn believes(&mut self, number: u64) -> bool {
+        let (last, times) = self.implausible;
+        let goes_on = times > 0 && (last..=last.saturating_add(GAP_MAX)).contains(&number);
+        self.implausible = (number, if goes_on { times + 1 } else { 1 });
+        self.implausible.1 >= BELIEVED_AFTER
     }
 
     /// Whether `number` was missing; no longer.
@@ -102,6 +132,7 @@ impl Heard {
         for range in rest.into_iter().rev().filter(|range| !range.is_empty()) {
             missing.insert(index, range);
         }
+        self.forget_gaps();
         true
     }
 }
@@ -109,20 +140,18 @@ impl Heard {
 impl Tracker {
     /// A receiver that joins a route takes the first number that it sees as its baseline.
     pub fn place(&mut self, incarnation: &str, route: &Route, number: u64) -> Place {
-        self.messages += 1;
-        let at = self.messages;
         let Some(last) = self.find(incarnation, route) else {
-            self.remember(incarnation, route, Heard::first(number, at));
+            self.remember(incarnation, route, number);
             return Place::Expected;
         };
         if number <= last.number {
             return if last.fill(number) { Place::Late } else { Place::Double };
         }
         let missing = number - last.number - 1;
-        if missing > GAP_MAX {
+        if missing > GAP_MAX && !last.believes(number) {
             return Place::Implausible;
         }
-        last.at = at;
+        last.implausible = (0, 0);
         if missing == 0 {
             last.number = number;
             return Place::Expected;
@@ -134,20 +163,28 @@ impl Tracker {
     /// Whether the number is further on than the next one of a route that is known.
     pub fn is_ahead(&self, incarnation: &str, route: &Route, number: u64) -> bool {
         let last = self.heard.get(incarnation).and_then(|routes| routes.get(route));
-        last.is_some_and(|last| number > last.number + 1 && number - last.number - 1 <= GAP_MAX)
+        last.is_some_and(|last| {
+            let ahead = number > last.number + 1 && number - last.number - 1 <= GAP_MAX;
+            ahead && last.interruptions == self.interruptions
+        })
+    }
+
+    /// Messages may be missing for good: the next number of each route is the next, whatever it leaves out.
+    pub fn expect_gaps(&mut self) {
+        self.interruptions += 1;
     }
 
     /// The publisher says that it has reached `number`: how many are missing of which nothing else has told.
     pub fn reached(&mut self, incarnation: &str, route: &Route, number: u64) -> u64 {
-        let at = self.messages;
         let Some(last) = self.find(incarnation, route) else {
-            self.remember(incarnation, route, Heard::first(number, at));
+            self.remember(incarnation, route, number);
             return 0;
         };
         let missing = number.saturating_sub(last.number);
-        if missing == 0 || missing > GAP_MAX {
+        if missing == 0 || missing > GAP_MAX && !last.believes(number) {
             return 0;
         }
+        last.implausible = (0, 0);
         last.skip_to(number + 1);
         last.number = number;
         missing
@@ -160,15 +197,22 @@ impl Tracker {
         self.routes = self.heard.values().map(HashMap::len).sum();
     }
 
+    /// What is known of a route that is heard now.
     fn find(&mut self, incarnation: &str, route: &Route) -> Option<&mut Heard> {
-        self.heard.get_mut(incarnation)?.get_mut(route)
+        self.now += 1;
+        let heard = self.heard.get_mut(incarnation)?.get_mut(route)?;
+        heard.at = self.now;
+        heard.interruptions = self.interruptions;
+        Some(heard)
     }
 
-    fn remember(&mut self, incarnation: &str, route: &Route, heard: Heard) {
+    fn remember(&mut self, incarnation: &str, route: &Route, number: u64) {
         if self.routes >= ROUTES_MAX {
             self.forget_older_half();
         }
         self.routes += 1;
+        let (at, interruptions) = (self.now, self.interruptions);
+        let heard = Heard { number, at, interruptions, missing: VecDeque::new(), implausible: (0, 0) };
         self.heard.entry(incarnation.into()).or_default().insert(route.clone(), heard);
     }
 
@@ -199,6 +243,8 @@ mod tests {
         let mut numbers = Numbers::default();
         assert_eq!([numbers.next(&Route::Broadcast), numbers.next(&Route::Broadcast)], [1, 2]);
         assert_eq!([numbers.next(&topic("a")), numbers.next(&topic("b")), numbers.next(&topic("a"))], [1, 1, 2]);
+        let before = numbers.before([(Route::Broadcast, 2), (topic("a"), 1), (topic("a"), 2)].into_iter());
+        assert_eq!([Route::Broadcast, topic("a"), topic("b")].map(|route| before.last[&route]), [1, 0, 1]);
     }
 
     #[test]
@@ -244,6 +290,14 @@ mod tests {
             place(1 + 2 * number);
         }
         assert_eq!([place(2), place(4 * GAPS_MAX as u64 - 2)], [Place::Double, Place::Late]);
+        // One large gap becomes many when it is filled here and there.
+        let begin = 10_000;
+        place(begin);
+        for number in (5_000..9_000).step_by(2) {
+            place(number);
+        }
+        let heard = &tracker.heard["x"][&Route::Broadcast];
+        assert!(heard.missing.len() <= GAPS_MAX);
     }
 
     #[test]
@@ -252,6 +306,31 @@ mod tests {
         let mut place = |number| tracker.place("x", &Route::Broadcast, number);
         assert_eq!([place(41), place(u64::MAX), place(42)], [Place::Expected, Place::Implausible, Place::Expected]);
         assert_eq!([place(43 + GAP_MAX), place(42)], [Place::AfterGap(GAP_MAX), Place::Double]);
+    }
+
+    #[test]
+    fn who_missed_more_than_seems_possible_finds_its_way_back_and_tells() {
+        let mut tracker = Tracker::default();
+        let far = 10 * GAP_MAX;
+        let mut place = |number| tracker.place("x", &Route::Broadcast, number);
+        assert_eq!([place(7), place(far), place(far + 1)], [Place::Expected, Place::Implausible, Place::Implausible]);
+        assert_eq!(place(far + 2), Place::AfterGap(far + 2 - 8));
+        assert_eq!([place(far + 3), place(far + 3), place(far)], [Place::Expected, Place::Double, Place::Late]);
+        let reached = [2, 2, 3].map(|times| tracker.reached("x", &Route::Broadcast, times * far));
+        assert_eq!(reached, [0, 0, 0], "a jump back and forth says nothing");
+        let reached = [30, 30, 30].map(|times| tracker.reached("x", &Route::Broadcast, times * far));
+        assert_eq!(reached, [0, 0, 30 * far - (far + 3)]);
+    }
+
+    #[test]
+    fn after_an_interruption_nothing_is_ahead() {
+        let mut tracker = Tracker::default();
+        tracker.place("x", &Route::Broadcast, 1);
+        assert!(tracker.is_ahead("x", &Route::Broadcast, 5));
+        tracker.expect_gaps();
+        assert!(!tracker.is_ahead("x", &Route::Broadcast, 5));
+        assert_eq!(tracker.place("x", &Route::Broadcast, 5), Place::AfterGap(3));
+        assert!(tracker.is_ahead("x", &Route::Broadcast, 7), "once");
     }
 
     #[test]
@@ -285,5 +364,16 @@ mod tests {
             assert!(tracker.routes <= ROUTES_MAX);
         }
         assert_eq!(tracker.place("busy", &Route::Broadcast, 3 * ROUTES_MAX as u64), Place::Double);
+    }
+
+    #[test]
+    fn memory_is_bounded_where_only_beacons_come() {
+        let mut tracker = Tracker::default();
+        for count in 1..=3 * ROUTES_MAX as u64 {
+            tracker.reached(&format!("publisher {count}"), &Route::Broadcast, 1);
+            tracker.reached("quiet", &Route::Broadcast, 1);
+            assert!(tracker.routes <= ROUTES_MAX);
+        }
+        assert_eq!(tracker.reached("quiet", &Route::Broadcast, 3), 2, "it was heard all the time");
     }
 }

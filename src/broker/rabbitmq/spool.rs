@@ -100,6 +100,18 @@ pub struct Entry {
     sender: Option<(Receipt, Place)>,
 }
 
+impl Entry {
+    /// Its route, and its number there.
+    pub fn place(&self) -> (Route, u64) {
+        (Route::from(&self.message.target), self.number)
+    }
+
+    /// Whether somebody waits to be told what becomes of it.
+    pub fn is_awaited(&self) -> bool {
+        self.sender.is_some()
+    }
+}
+
 /// The senders' end.
 pub struct Intake {
     room: Room,
@@ -176,9 +188,6 @@ impl Spool {
         while self.waiting.is_empty() && !self.stopping {
             let order = self.orders.recv().await;
             self.enter(order);
-        }
-        if self.waiting.is_empty() {
-            std::future::pending().await
         }
     }
 

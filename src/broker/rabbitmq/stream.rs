@@ -3,7 +3,8 @@
 //! The place outlives every connection. To go on, the stream is asked for the last entry that was read, not for the one
 //! behind it: if that very entry comes first, nothing is missing. RabbitMQ itself would not tell. Asked for what its
 //! retention has dropped it goes on with the oldest it has; asked for what lies beyond the end of a stream that was
-//! deleted and made anew it delivers nothing until that is as long.
+//! deleted and made anew it delivers nothing until that is as long. A stream without a leader is silent, too; so when
+//! nothing comes, it is looked how far the stream reaches before it is taken for another one.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -12,9 +13,19 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 
-/// Time for a beacon of our own to come back through a stream that delivers nothing else. Past it the stream is taken
-/// for another one, and read from its beginning.
+/// Time for a beacon of our own to come back through a stream that delivers nothing else. Past it, it is looked where the
+/// stream ends.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Offsets that a stream may skip by itself between two entries. More of them are what retention has dropped before it was
+/// read.
+const SKIPS_MAX: u64 = 100;
+
+/// Connections in a row that broke over what they read, at the same place, after which that is passed over.
+const UNREADABLE_MAX: u32 = 3;
+
+/// Entries in a row that are passed over, at most.
+const UNREADABLE_ENTRIES_MAX: u32 = 100_000;
 
 /// How far the stream was read, and how to go on.
 #[derive(Debug)]
@@ -23,12 +34,24 @@ pub struct Reader {
     /// so that it is known as a double.
     look_back: Duration,
     last: Option<Entry>,
-    /// Nothing came from where we asked: begin at the front.
-    from_front: bool,
+    asks: Asks,
+    /// Connections in a row that broke over what came behind `last`.
+    unreadable: u32,
     /// Set until the first delivery after attaching.
     overlap: Option<Entry>,
     /// The beacon that proves that all before it was read, and since when it is awaited.
     awaited: Option<(u64, Instant)>,
+}
+
+/// From where on the stream is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// From where we were.
+    Place,
+    /// Its end alone, to see whether it reaches to where we were.
+    End,
+    /// All of it: it is another stream.
+    Front,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,20 +70,26 @@ pub enum Verdict {
     Known,
     /// To be handed on, but something before it may be missing: retention dropped it, or the stream is another one.
     NewAfterPossibleGap,
+    /// It shows where to ask anew, and is not to be handed on.
+    Elsewhere,
 }
 
 impl Reader {
     pub fn new(look_back: Duration) -> Reader {
-        Reader { look_back, last: None, from_front: false, overlap: None, awaited: None }
+        Reader { look_back, last: None, asks: Asks::Place, unreadable: 0, overlap: None, awaited: None }
     }
 
     /// The consumer's arguments for where to begin; `ticket` is that of the beacon that is asked for now.
     pub fn attach(&mut self, ticket: u64) -> FieldTable {
         self.awaited = Some((ticket, Instant::now()));
-        let offset = match self.last {
-            _ if self.from_front => AMQPValue::LongString("first".into()),
-            Some(last) => AMQPValue::LongLongInt(i64::try_from(last.offset).unwrap_or(i64::MAX)),
-            None => AMQPValue::LongString(format!("{}s", self.look_back.as_secs().max(1)).into()),
+        let beyond = u64::from(self.unreadable.saturating_sub(UNREADABLE_MAX - 1));
+        let offset = match (self.asks, self.last) {
+            (Asks::Front, _) => AMQPValue::LongString("first".into()),
+            (Asks::End, _) => AMQPValue::LongString("last".into()),
+            // What cannot be read comes next: the one behind it, or if that cannot be read either, the one behind that.
+            (Asks::Place, Some(last)) if beyond > 0 => offset_value(last.offset + 1 + beyond),
+            (Asks::Place, Some(last)) => offset_value(last.offset),
+            (Asks::Place, None) => AMQPValue::LongString(format!("{}s", self.look_back.as_secs().max(1)).into()),
         };
         self.overlap = self.last;
         let mut arguments = FieldTable::default();
@@ -73,6 +102,14 @@ impl Reader {
         let Some(offset) = offset(delivery) else { return Verdict::New };
         let entry = Entry { offset, fingerprint: fingerprint(delivery) };
         let last = self.overlap.take();
+        if let (Asks::End, Some(last)) = (self.asks, self.last) {
+            self.asks = if offset >= last.offset { Asks::Place } else { Asks::Front };
+            return Verdict::Elsewhere;
+        }
+        self.asks = Asks::Place;
+        if Some(entry) != self.last {
+            self.unreadable = 0;
+        }
         let expected = self.last.replace(entry);
         // The end of the silence, whatever comes.
         if let Some((_, since)) = &mut self.awaited {
@@ -80,6 +117,7 @@ impl Reader {
         }
         match last {
             None if expected.is_some_and(|last| entry.offset <= last.offset) => Verdict::NewAfterPossibleGap,
+            None if expected.is_some_and(|last| entry.offset - last.offset > SKIPS_MAX) => Verdict::NewAfterPossibleGap,
             None => Verdict::New,
             Some(last) if last == entry => Verdict::Known,
             Some(_) => Verdict::NewAfterPossibleGap,
@@ -91,9 +129,15 @@ impl Reader {
         let arrived = self.awaited.is_some_and(|(awaited, _)| ticket >= awaited);
         if arrived {
             self.awaited = None;
-            self.from_front = false;
         }
         arrived
+    }
+
+    /// A connection broke over what it read. (lapin gives up on a routing key or a property that is not UTF-8, and what
+    /// stands in a stream would come again and again.) Whether it is to be passed over now.
+    pub fn could_not_read(&mut self) -> bool {
+        self.unreadable = (self.unreadable + 1).min(UNREADABLE_MAX + UNREADABLE_ENTRIES_MAX);
+        self.unreadable >= UNREADABLE_MAX
     }
 
     /// Whether nothing has come for so long that the stream must be another one. `can_publish`: a beacon could have
@@ -104,9 +148,15 @@ impl Reader {
             *since = Instant::now();
         }
         let silent = since.elapsed() > SILENCE_MAX;
-        self.from_front |= silent && self.last.is_some();
+        if silent && self.last.is_some() {
+            self.asks = Asks::End;
+        }
         silent
     }
+}
+
+fn offset_value(offset: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX))
 }
 
 /// The place of a delivery in its stream.
@@ -164,23 +214,53 @@ mod tests {
             asked(&mut reader);
             assert_eq!(reader.read(&delivery(offset, body)), Verdict::NewAfterPossibleGap, "{body}");
             assert_eq!(reader.read(&delivery(offset + 1, "c")), Verdict::New);
+            assert_eq!(reader.read(&delivery(offset + 4, "d")), Verdict::New);
+            assert_eq!(reader.read(&delivery(offset + 500, "e")), Verdict::NewAfterPossibleGap, "while it reads on");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_from_which_nothing_comes_is_read_from_its_front() {
+    async fn another_stream_is_read_from_its_front_and_a_silent_one_from_where_it_was() {
+        for (end, then, first, verdict) in [
+            (3, AMQPValue::LongString("first".into()), delivery(0, "new"), Verdict::NewAfterPossibleGap),
+            (9, AMQPValue::LongLongInt(9), delivery(9, "b"), Verdict::Known),
+            (30, AMQPValue::LongLongInt(9), delivery(9, "b"), Verdict::Known),
+        ] {
+            let mut reader = Reader::new(Duration::from_secs(60));
+            asked(&mut reader);
+            reader.read(&delivery(9, "b"));
+            assert!(reader.arrived(1) && !reader.is_silent(true), "nothing is awaited");
+            asked(&mut reader);
+            tokio::time::advance(SILENCE_MAX * 2).await;
+            assert!(!reader.is_silent(false), "no beacon could go out");
+            tokio::time::advance(SILENCE_MAX * 2).await;
+            assert!(reader.is_silent(true));
+            assert_eq!(asked(&mut reader), AMQPValue::LongString("last".into()));
+            assert_eq!(reader.read(&delivery(end, "end")), Verdict::Elsewhere);
+            assert_eq!(asked(&mut reader), then, "an end at {end}");
+            assert_eq!(reader.read(&first), verdict, "an end at {end}");
+            // It goes on from there, should the link break before the beacon is back.
+            assert_eq!(asked(&mut reader), AMQPValue::LongLongInt(offset(&first).unwrap() as i64));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_passed_over_after_some_tries() {
         let mut reader = Reader::new(Duration::from_secs(60));
         asked(&mut reader);
         reader.read(&delivery(9, "b"));
-        assert!(reader.arrived(1) && !reader.is_silent(true), "nothing is awaited");
-        asked(&mut reader);
-        tokio::time::advance(SILENCE_MAX * 2).await;
-        assert!(!reader.is_silent(false), "no beacon could go out");
-        tokio::time::advance(SILENCE_MAX * 2).await;
-        assert!(reader.is_silent(true));
-        assert_eq!(asked(&mut reader), AMQPValue::LongString("first".into()));
-        assert_eq!(reader.read(&delivery(0, "new")), Verdict::NewAfterPossibleGap);
-        assert!(!reader.arrived(0) && reader.arrived(1));
-        assert_eq!(asked(&mut reader), AMQPValue::LongLongInt(0));
+        let mut tries = Vec::new();
+        for _ in 0..4 {
+            let AMQPValue::LongLongInt(offset) = asked(&mut reader) else { panic!("an offset") };
+            if offset == 9 {
+                assert_eq!(reader.read(&delivery(9, "b")), Verdict::Known);
+            }
+            tries.push((offset, reader.could_not_read()));
+        }
+        assert_eq!(tries, [(9, false), (9, false), (9, true), (11, true)]);
+        assert_eq!(asked(&mut reader), AMQPValue::LongLongInt(12));
+        assert_eq!(reader.read(&delivery(12, "c")), Verdict::NewAfterPossibleGap);
+        assert!(!reader.could_not_read(), "it got on");
+        assert_eq!(asked(&mut reader), AMQPValue::LongLongInt(12));
     }
 }

@@ -100,9 +100,19 @@ fn with_replay(hub: &Hub, listener: Arc<dyn Listener>, asked: Replay) -> Members
 }
 
 fn start_with_history(workers: usize, coalesce: Duration, limits: HistoryLimits) -> (Hub, mpsc::Sender<Vec<Message>>) {
+    start_looking_back(workers, coalesce, limits, Arc::new(|| false))
+}
+
+fn start_looking_back(
+    workers: usize,
+    coalesce: Duration,
+    limits: HistoryLimits,
+    looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
+) -> (Hub, mpsc::Sender<Vec<Message>>) {
     let hub = Hub::start(workers, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
-    let batching = Batching { own: own(), compression_bytes_min: 100, coalesce, history: Some(limits) };
+    let (compression_bytes_min, history) = (100, Some(limits));
+    let batching = Batching { own: own(), compression_bytes_min, coalesce, history, looks_back };
     tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }
@@ -276,11 +286,20 @@ async fn only_broadcasts_are_replayed() {
 }
 
 #[tokio::test]
-async fn what_the_broker_has_kept_for_long_is_as_old_as_it_is() {
-    let (hub, deliveries) = start_with_history(1, Duration::ZERO, LIMITS);
+async fn what_was_said_before_the_instance_was_there_is_as_old_as_it_is_and_the_rest_as_when_it_came() {
+    let begins = Arc::new(AtomicBool::new(true));
+    let looks_back = begins.clone();
+    let (hub, deliveries) =
+        start_looking_back(1, Duration::ZERO, LIMITS, Arc::new(move || looks_back.load(Ordering::Relaxed)));
     let aged = |number, seconds: u64| Message { published_ms: now_unix_ms() - seconds * 1000, ..numbered(number, 0) };
-    deliveries.send(vec![aged(1, 1_000_000), aged(2, 40), aged(3, 20), aged(4, 0)]).await.unwrap();
-    all_taken(&deliveries).await;
+    deliveries.send(vec![aged(1, 1_000_000), aged(2, 40), aged(3, 20)]).await.unwrap();
+    let witness = Arc::new(Counter::default());
+    let _witness = with_replay(&hub, witness.clone(), Replay::Messages(3));
+    witness.hears_up_to(3).await;
+    begins.store(false, Ordering::Relaxed);
+    // It waited in a spool while the broker was away.
+    deliveries.send(vec![aged(4, 600)]).await.unwrap();
+    witness.hears_up_to(4).await;
     let listener = Arc::new(Counter::default());
     let _membership = with_replay(&hub, listener.clone(), Replay::Age(Duration::from_secs(30)));
     deliveries.send(vec![numbered(5, 0)]).await.unwrap();

@@ -11,7 +11,7 @@ type Case = (fn(&BrokerMetrics), &'static str, &'static [(&'static str, &'static
 
 #[test]
 fn what_happens_is_counted_where_it_belongs() {
-    let cases: [Case; 12] = [
+    let cases: [Case; 13] = [
         (|m| m.published(3), "published_total", &[], 3.0),
         (|m| m.confirmed(2), "confirmed_total", &[], 2.0),
         (|m| m.nacked(1), "nacked_total", &[], 1.0),
@@ -19,6 +19,7 @@ fn what_happens_is_counted_where_it_belongs() {
         (|m| m.republished(5), "republished_total", &[], 5.0),
         (|m| m.unconfirmed(6), "unconfirmed_messages", &[], 6.0),
         (|m| m.missing(7), "missing_messages_total", &[], 7.0),
+        (|m| m.possible_gap(), "possible_gaps_total", &[], 1.0),
         (|m| m.duplicate(), "duplicates_dropped_total", &[], 1.0),
         (|m| m.dropped(Dropped::Oversized), "dropped_total", &[("reason", "oversized")], 1.0),
         (|m| m.reconnected(Direction::Publishing), "reconnects_total", &[("direction", "publishing")], 1.0),

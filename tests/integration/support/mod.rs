@@ -13,6 +13,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod resources;
+pub mod unreadable;
 
 use std::future::Future;
 use std::net::SocketAddr;
