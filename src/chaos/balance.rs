@@ -1,12 +1,14 @@
 //! What the books come to: accepted, delivered, lost, told, duplicated, reordered, disconnected.
 //!
 //! A message is *accepted* when its sender's connection stood until the message came back, or until the end of the
-//! run. If the connection ended first, the sender has been *told*: it knows that it does not know. An accepted message
-//! is *lost* at a connection that stood from before it was sent and did not get it; of a connection that ended before
-//! the run did, only a message whose successor arrived can be said to be lost.
+//! run. If the connection ended first, the sender has been *told*: it knows that it does not know. But if it ended with
+//! the good-bye of its instance, what that had read was accepted: everything up to the last message that anybody heard
+//! of. An accepted message is *lost* at a connection that stood from before it was sent and did not get it; of a
+//! connection that ended before the run did, only a message whose successor arrived can be said to be lost.
 
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, Range};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -94,6 +96,8 @@ pub struct Balance {
     pub ends: BTreeMap<String, u64>,
     /// The first of the lost messages.
     pub lost: Vec<LostMessage>,
+    /// Different messages that were lost, by excuse and then by instance.
+    pub messages_lost: Vec<Vec<u64>>,
 }
 
 impl Balance {
@@ -106,16 +110,20 @@ impl Balance {
 
 /// Deliveries that are still missing: 0 as soon as everything has arrived.
 pub fn missing(ledger: &Ledger) -> u64 {
-    let senders = ledger.senders();
-    let accepted: Vec<Accepted> = senders.iter().map(|sender| Accepted::of(sender)).collect();
-    ledger.lives().iter().map(|life| lost_of(life, &accepted).map(|(_, lost)| count(&lost)).sum::<u64>()).sum()
+    let (senders, lives) = (ledger.senders(), ledger.lives());
+    let accepted = accepted_of(&senders, &lives);
+    lives.iter().map(|life| lost_of(life, &accepted).map(|(_, lost)| count(&lost)).sum::<u64>()).sum()
 }
 
 /// Settles the books.
 pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance {
-    let senders = ledger.senders();
-    let accepted: Vec<Accepted> = senders.iter().map(|sender| Accepted::of(sender)).collect();
-    let mut balance = Balance { instances: vec![Sums::default(); instances], ..Balance::default() };
+    let (senders, lives) = (ledger.senders(), ledger.lives());
+    let accepted = accepted_of(&senders, &lives);
+    let mut balance = Balance {
+        instances: vec![Sums::default(); instances],
+        messages_lost: vec![vec![0; instances]; excuses.len()],
+        ..Balance::default()
+    };
     for (sender, accepted) in senders.iter().zip(&accepted) {
         let sums = &mut balance.instances[sender.instance];
         let taken = count(&accepted.numbers);
@@ -123,20 +131,22 @@ pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance 
         sums.told += u64::from(accepted.sent) - taken;
     }
     let mut lost_messages = LostMessages::new(instances, &accepted);
-    for life in ledger.lives() {
+    for life in lives {
         let sums = &mut balance.instances[life.instance];
-        let is_excused = |sent_ns: u64| excuses.iter().any(|excuse| excuse.covers(life.instance, sent_ns));
+        // The first that covers it: what was sent before messages flowed again was not lost by what came later.
+        let excuse_of = |sent_ns: u64| excuses.iter().position(|excuse| excuse.covers(life.instance, sent_ns));
         for (sender, lost) in lost_of(&life, &accepted) {
             let sent_ns = senders[sender].sent_ns();
             for number in lost.into_iter().flatten() {
                 let sent_ns = sent_ns[number as usize];
-                let is_excused = is_excused(sent_ns);
+                let excuse = excuse_of(sent_ns);
                 sums.lost += 1;
-                sums.lost_without_excuse += u64::from(!is_excused);
+                sums.lost_without_excuse += u64::from(excuse.is_none());
                 if !lost_messages.is_first(life.instance, sender, number) {
                     continue;
                 }
                 sums.messages_lost += 1;
+                excuse.into_iter().for_each(|excuse| balance.messages_lost[excuse][life.instance] += 1);
                 if balance.lost.len() < NAMED_MAX {
                     let (at_instance, from_instance) = (life.instance, senders[sender].instance);
                     let (sender, sent) = (senders[sender].id, Duration::from_nanos(sent_ns));
@@ -148,7 +158,7 @@ pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance 
         sums.delivered += page.delivered;
         sums.duplicated += page.doubled;
         sums.reordered += page.late_sent_ns.len() as u64;
-        let unexcused = page.late_sent_ns.iter().filter(|sent_ns| !is_excused(**sent_ns));
+        let unexcused = page.late_sent_ns.iter().filter(|sent_ns| excuse_of(**sent_ns).is_none());
         sums.reordered_without_excuse += unexcused.count() as u64;
         if let Some(end) = &page.end {
             let is_without_cause = matches!(end.cause, Cause::None | Cause::Refused);
@@ -168,13 +178,31 @@ struct Accepted {
 }
 
 impl Accepted {
-    fn of(sender: &Sender) -> Accepted {
+    /// `heard` is one past the last that anybody heard of the sender.
+    fn of(sender: &Sender, heard: u32) -> Accepted {
         let page = sender.life.page();
         let sent = sender.count();
-        let heard = || page.lines.get(&sender.id).map(|(_, line)| line.arrived()).unwrap_or_default();
-        let all = std::iter::once(0..sent).collect();
-        Accepted { sent, numbers: if page.end.is_some() { heard() } else { all } }
+        let up_to = |end: u32| std::iter::once(0..end).collect();
+        let heard_back = || page.lines.get(&sender.id).map(|(_, line)| line.arrived()).unwrap_or_default();
+        let numbers = match page.end.as_ref().map(|end| end.cause) {
+            None => up_to(sent),
+            Some(Cause::GoodBye) => up_to(heard),
+            Some(_) => heard_back(),
+        };
+        Accepted { sent, numbers }
     }
+}
+
+/// By the place of the sender.
+fn accepted_of(senders: &[Arc<Sender>], lives: &[Arc<Life>]) -> Vec<Accepted> {
+    let mut heard = vec![0; senders.len()];
+    for life in lives {
+        for (sender, (_, line)) in &life.page().lines {
+            // There may be newer ones by now.
+            heard.get_mut(*sender as usize).into_iter().for_each(|end| *end = line.end().max(*end));
+        }
+    }
+    senders.iter().zip(heard).map(|(sender, heard)| Accepted::of(sender, heard)).collect()
 }
 
 /// What a life has lost, by the place of the sender.
@@ -210,8 +238,6 @@ impl LostMessages {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::bench::marker::Marker;
     use crate::chaos::books::End;
@@ -305,6 +331,20 @@ mod tests {
     }
 
     #[test]
+    fn what_anybody_heard_of_a_sender_that_was_told_good_bye_was_read_and_all_before_it() {
+        let run = Run::new();
+        let third = run.ledger.begin(1);
+        let sent = run.send(5);
+        run.hears_itself(&sent[..1]);
+        run.other_hears(&[sent[0], sent[3]]);
+        run.ledger.hear(&third, None, sent[0]);
+        run.ends(&run.sender.life, Cause::GoodBye);
+        let [own, other] = run.settle();
+        assert_eq!((own.accepted, own.told, own.disconnected), (4, 1, 0), "nobody heard the last");
+        assert_eq!((other.lost, other.messages_lost), (2 + 3, 3), "a hole, and what another session heard");
+    }
+
+    #[test]
     fn a_connection_that_ended_misses_only_what_was_overtaken() {
         let run = Run::new();
         let sent = run.send(5);
@@ -367,10 +407,26 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_charged_to_the_first_fault_that_explains_it() {
+        let run = Run::new();
+        run.hears_itself(&run.send(2));
+        let between = run.ledger.now();
+        run.hears_itself(&run.send(3));
+        let excuse = |instance, to| Excuse { instance, from: Duration::ZERO, to };
+        let excuses = [excuse(Some(0), Duration::MAX), excuse(None, between), excuse(Some(1), Duration::MAX)];
+        let balance = settle(&run.ledger, 2, &excuses);
+        assert_eq!(balance.messages_lost, [[0, 0], [0, 2], [0, 3]]);
+    }
+
+    #[test]
     fn ends_without_a_cause_are_disconnects() {
-        for (cause, disconnected, refused) in
-            [(Cause::Instance, 0, 0), (Cause::Stall, 0, 0), (Cause::Refused, 1, 1), (Cause::None, 1, 0)]
-        {
+        for (cause, disconnected, refused) in [
+            (Cause::Instance, 0, 0),
+            (Cause::GoodBye, 0, 0),
+            (Cause::Stall, 0, 0),
+            (Cause::Refused, 1, 1),
+            (Cause::None, 1, 0),
+        ] {
             let run = Run::new();
             run.ends(&run.other, cause);
             let sums = run.settle()[1];

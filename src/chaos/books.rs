@@ -72,6 +72,11 @@ impl Line {
         self.gaps.iter().map(expected).chain([behind]).filter(|gap| !gap.is_empty()).collect()
     }
 
+    /// One past the highest that arrived; 0 if none did.
+    pub fn end(&self) -> u32 {
+        if self.floor == self.next { 0 } else { self.next }
+    }
+
     /// The numbers that came.
     pub fn arrived(&self) -> Vec<Range<u32>> {
         let starts = std::iter::once(self.floor).chain(self.gaps.iter().map(|gap| gap.end));
@@ -103,8 +108,10 @@ pub struct End {
 /// Who is to answer for the end of a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Its instance was killed or drained.
+    /// Its instance was killed, or drained and said nothing better.
     Instance,
+    /// Its instance was drained and said good-bye (close code 1001): what it had read was accepted.
+    GoodBye,
     /// It had not been reading, and its instance gave it up for that.
     Stall,
     /// Its message was refused (close code 1013).
@@ -176,13 +183,14 @@ mod tests {
         let (line, _) = line(0, &[0, 3, 4]);
         assert_eq!(line.missing(Some(7)), [1..3, 5..7]);
         assert_eq!(line.missing(None), [1..3], "nobody knows of more, once the life has ended");
-        assert_eq!(line.arrived(), [0..1, 3..5]);
+        assert_eq!((line.arrived(), line.end()), (vec![0..1, 3..5], 5));
     }
 
     #[test]
     fn nothing_at_all_is_missing_as_a_whole() {
         let (line, _) = line(4, &[]);
         assert_eq!((line.missing(Some(7)), line.missing(None), line.arrived()), (vec![4..7], vec![], vec![]));
+        assert_eq!(line.end(), 0);
     }
 
     #[test]

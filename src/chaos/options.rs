@@ -4,31 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use super::script::Choice;
+use crate::broker::Delivery;
 
 /// The longest time that may be asked for.
 const SECONDS_MAX: f64 = 86_400.0;
-
-/// How instances are told to receive the broadcast, and so what is guaranteed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// From a queue each: what a broker's death or a cut takes along has to be told.
-    Queue,
-    /// From a stream: nothing is lost.
-    Stream,
-}
-
-impl Delivery {
-    pub fn name(self) -> &'static str {
-        match self {
-            Delivery::Queue => "queue",
-            Delivery::Stream => "stream",
-        }
-    }
-}
 
 /// What to break, under which load, and where to put the answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +27,7 @@ pub struct Options {
     /// Between two faults, if the script does not say how many there are.
     pub every: Duration,
     pub faults: Choice,
-    /// Not handed to the instances unless it was given.
+    /// How instances are told to receive the broadcast; not handed to them unless it was given.
     pub delivery: Option<Delivery>,
     /// Senders may be refused, as the rate is beyond what instances keep while the broker is away.
     pub allow_refusals: bool,
@@ -125,7 +107,7 @@ fn server_arguments() -> [Arg; 5] {
         Arg::new("delivery")
             .long("delivery")
             .value_name("WAY")
-            .value_parser(PossibleValuesParser::new(["queue", "stream"]))
+            .value_parser(value_parser!(Delivery))
             .help("Handed to the instances, and which guarantee they are held to: queue or stream [default: queue]"),
         Arg::new("allow-refusals")
             .long("allow-refusals")
@@ -177,7 +159,6 @@ pub fn read(matches: &ArgMatches) -> Result<Options, Conflict> {
     let count = |name: &str| matches.get_one::<u32>(name).map_or(0, |number| *number as usize);
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();
     let time = |name: &str| matches.get_one::<Duration>(name).copied().unwrap_or_default();
-    let delivery = matches.get_one::<String>("delivery").map(String::as_str);
     let options = Options {
         seed: matches.get_one("seed").copied().unwrap_or_else(|| u64::from(fastrand::u32(..))),
         sessions: count("sessions"),
@@ -188,7 +169,7 @@ pub fn read(matches: &ArgMatches) -> Result<Options, Conflict> {
         settle: time("settle"),
         every: time("every"),
         faults: matches.get_one("faults").cloned().unwrap_or(Choice::Among(Vec::new())),
-        delivery: delivery.map(|name| if name == "stream" { Delivery::Stream } else { Delivery::Queue }),
+        delivery: matches.get_one("delivery").copied(),
         allow_refusals: matches.get_flag("allow-refusals"),
         json: path("json"),
         directory: path("directory"),
@@ -212,7 +193,8 @@ impl Options {
         Ok(self)
     }
 
-    /// The guarantee that the instances are held to.
+    /// The guarantee that the instances are held to: with queues, what a broker's death or a cut takes along has to be
+    /// told; with a stream, nothing may be lost.
     pub fn guarantee(&self) -> Delivery {
         self.delivery.unwrap_or(Delivery::Queue)
     }
@@ -226,7 +208,7 @@ impl Options {
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Options { instances, sessions, publishers, rate, duration, .. } = self;
-        let (seconds, delivery) = (duration.as_secs_f64(), self.guarantee().name());
+        let (seconds, delivery) = (duration.as_secs_f64(), self.guarantee());
         write!(
             f,
             "{instances} instances on RabbitMQ, delivery by {delivery}; {sessions} sessions, {publishers} of them \

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::balance::{Balance, LostMessage, Sums};
-use super::options::{Delivery, Options};
+use super::options::Options;
 use super::strike::Struck;
 use crate::bench::progress::grouped;
 use crate::bench::report::aligned;
+use crate::broker::Delivery;
 
 /// All that a run came to.
 pub struct Report {
@@ -31,7 +32,7 @@ impl Report {
     pub fn text(&self, options: &Options) -> String {
         let mut text = format!("{options}; seed {}\n", options.seed);
         if !self.faults.is_empty() {
-            text += &format!("\n{}", aligned(&self.fault_lines()));
+            text += &format!("\n{}", aligned(&self.fault_lines(options)));
         }
         text += &format!("\n{}", aligned(&self.sum_lines(options)));
         for (why, count) in &self.balance.ends {
@@ -53,9 +54,11 @@ impl Report {
         text + "\n"
     }
 
-    fn fault_lines(&self) -> Vec<Vec<String>> {
+    fn fault_lines(&self, options: &Options) -> Vec<Vec<String>> {
         let headings = ["fault", "at", "outstanding", "in vain before", "mended after", "flow back after"];
-        let mut lines = vec![headings.map(str::to_owned).to_vec()];
+        let of_queue: &[&str] = &["messages lost", "told missing"];
+        let of_queue = if options.guarantee() == Delivery::Queue { of_queue } else { &[] };
+        let mut lines = vec![headings.iter().chain(of_queue).map(|&heading| heading.to_owned()).collect()];
         for struck in &self.faults {
             let after = |time: Duration| seconds(time.saturating_sub(struck.at));
             let outstanding = grouped(struck.outstanding);
@@ -63,7 +66,9 @@ impl Report {
             let flowed = struck.flowed.map_or_else(|| "never".to_owned(), after);
             let in_vain = struck.in_vain.to_string();
             let fault = struck.fault.to_string();
-            lines.push(vec![fault, seconds(struck.at), outstanding, in_vain, after(struck.mended), flowed]);
+            let times = [seconds(struck.at), outstanding, in_vain, after(struck.mended), flowed];
+            let counts = [&struck.lost, &struck.told].map(|of_instances| grouped(of_instances.iter().sum()));
+            lines.push([fault].into_iter().chain(times).chain(counts.into_iter().take(of_queue.len())).collect());
         }
         lines
     }
@@ -91,7 +96,7 @@ impl Report {
             "ok": self.forbidden.is_empty(),
             "forbidden": self.forbidden,
             "seed": options.seed,
-            "delivery": options.guarantee().name(),
+            "delivery": options.guarantee().to_string(),
             "instances": options.instances,
             "sessions": options.sessions,
             "publishers": options.publishers,
@@ -141,6 +146,8 @@ fn fault_json(struck: &Struck) -> Value {
         "in_vain_before": struck.in_vain,
         "mended_after_seconds": struck.mended.saturating_sub(struck.at).as_secs_f64(),
         "flow_back_after_seconds": struck.flowed.map(|flowed| flowed.saturating_sub(struck.at).as_secs_f64()),
+        "messages_lost": struck.lost,
+        "messages_told_missing": struck.told,
         "trouble": struck.trouble,
     })
 }
@@ -183,12 +190,26 @@ mod tests {
     fn report(forbidden: Vec<String>) -> Report {
         let time = Duration::from_secs;
         let fault = Fault { at: time(3), kind: Kind::BrokerKill, instance: None, hold: time(1), extent: None };
-        let struck =
-            Struck { fault, at: time(3), outstanding: 0, in_vain: 2, mended: time(5), flowed: None, trouble: None };
+        let struck = Struck {
+            fault,
+            at: time(3),
+            outstanding: 0,
+            in_vain: 2,
+            mended: time(5),
+            flowed: None,
+            lost: vec![3, 3],
+            told: vec![3, 4],
+            trouble: None,
+        };
         let sums = Sums { accepted: 1_000, lost: 5, messages_lost: 3, ..Sums::default() };
         let lost =
             LostMessage { at_instance: 0, from_instance: 1, sender: 3, number: 17, sent: Duration::from_millis(4_500) };
-        let balance = Balance { instances: vec![sums; 2], ends: [("lost".to_owned(), 4)].into(), lost: vec![lost] };
+        let balance = Balance {
+            instances: vec![sums; 2],
+            ends: [("lost".to_owned(), 4)].into(),
+            lost: vec![lost],
+            messages_lost: vec![vec![3, 3]],
+        };
         let memory = vec![Memory { early_kib: Some(1_000), end_kib: Some(1_050) }, Memory::default()];
         Report { faults: vec![struck], balance, memory, forbidden }
     }
@@ -210,6 +231,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        let fault = text.lines().find(|line| line.contains("not counted")).expect("the fault");
+        assert_eq!(fault.split_whitespace().rev().take(3).collect::<Vec<_>>(), ["7", "6", "never"]);
         let all = text.lines().find(|line| line.starts_with("all")).expect("the sums");
         assert_eq!(
             all.split_whitespace().collect::<Vec<_>>(),
@@ -229,6 +252,7 @@ mod tests {
         assert_eq!((&value["ok"], &value["seed"]), (&json!(true), &json!(7)));
         assert_eq!(value["faults"][0]["kind"], "broker-kill");
         assert_eq!(value["faults"][0]["flow_back_after_seconds"], Value::Null);
+        assert_eq!(value["faults"][0]["messages_told_missing"], json!([3, 4]));
         assert_eq!(value["all"]["lost"], 10);
         assert_eq!(value["by_instance"][1]["accepted"], 1_000);
     }

@@ -60,7 +60,8 @@ pub async fn carry_out(options: &Options, script: &[Fault], directory: &Path) ->
     let shared = Shared { ledger: ledger.clone(), orders: followed, connected: Arc::default() };
     let _sessions = open_sessions(options, &instances, &shared);
     let (sessions, publishers) = (options.sessions, options.publishers);
-    let striker = Striker { broker, instances, ledger: &ledger, orders, sessions, publishers };
+    let guarantee = options.guarantee();
+    let striker = Striker { broker, instances, ledger: &ledger, orders, sessions, publishers, guarantee };
     let connected = shared.connected;
     let began = (Instant::now(), ledger.now());
     let mut run = Run { _sessions, options, striker, display, connected, early_memory: Vec::new(), began };
@@ -73,7 +74,7 @@ pub async fn carry_out(options: &Options, script: &[Fault], directory: &Path) ->
 async fn start_instances(options: &Options, broker: &Broker, directory: &Path) -> anyhow::Result<Vec<Instance>> {
     let mut arguments = options.serve.clone();
     if let Some(delivery) = options.delivery {
-        arguments.extend(["--delivery".to_owned(), delivery.name().to_owned()]);
+        arguments.extend(["--delivery".to_owned(), delivery.to_string()]);
     }
     let mut instances = Vec::new();
     for number in 0..options.instances {
@@ -171,6 +172,7 @@ impl Run<'_> {
         let Run { options, striker, .. } = self;
         let mut balance = balance::settle(striker.ledger, options.instances, &verdict::excuses(&faults));
         self.take_in_what_was_told(&mut balance);
+        verdict::charge(&mut faults, &balance);
         faults.iter_mut().for_each(|struck| struck.count_from(self.began.1));
         balance.lost.iter_mut().for_each(|lost| lost.sent = lost.sent.saturating_sub(self.began.1));
         let not_back = options.sessions.saturating_sub(connected(&self.connected));

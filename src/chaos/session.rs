@@ -147,9 +147,11 @@ fn ticks(interval: Option<Duration>) -> Interval {
 }
 
 fn cause(ended: &Ended, was_struck: bool, has_stalled: bool) -> Cause {
+    const GOING_AWAY: u16 = 1001;
     const TOO_SLOW: u16 = 4001;
     const NOT_ACCEPTED: u16 = 1013;
     match ended {
+        Ended::Closed { code: Some(GOING_AWAY), .. } if was_struck => Cause::GoodBye,
         _ if was_struck => Cause::Instance,
         Ended::Closed { code: Some(TOO_SLOW), .. } if has_stalled => Cause::Stall,
         Ended::Closed { code: Some(NOT_ACCEPTED), .. } => Cause::Refused,
@@ -192,6 +194,8 @@ mod tests {
     fn only_a_strike_or_a_stall_explains_an_end() {
         let lost = Ended::Lost(std::io::ErrorKind::ConnectionReset.into());
         assert_eq!(cause(&lost, true, false), Cause::Instance);
+        assert_eq!(cause(&closed(1001, ""), true, false), Cause::GoodBye);
+        assert_eq!(cause(&closed(1013, ""), true, false), Cause::Instance);
         assert_eq!(cause(&lost, false, true), Cause::None);
         assert_eq!(cause(&closed(4001, ""), false, true), Cause::Stall);
         assert_eq!(cause(&closed(4001, ""), false, false), Cause::None);

@@ -12,6 +12,7 @@ use super::instance::Instance;
 use super::ledger::Ledger;
 use super::script::{Fault, Kind};
 use super::session::Orders;
+use crate::broker::Delivery;
 
 /// How often a fault strikes anew that struck while nothing was outstanding.
 const TRIES_MAX: u32 = 3;
@@ -25,6 +26,10 @@ const FLOW_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an instance may take to stop: longer than its `--drain-timeout-ms`.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long after that an instance with a queue may take to tell what it has missed: two of the beacons by which it
+/// knows how far the others are.
+const TELLING_TIME: Duration = Duration::from_secs(2);
 
 /// Between two looks at what happens.
 pub const LOOK: Duration = Duration::from_millis(10);
@@ -41,6 +46,10 @@ pub struct Struck {
     pub mended: Duration,
     /// Every instance heard from every instance something that was sent after the mending.
     pub flowed: Option<Duration>,
+    /// Different messages that it took along, by instance; known at the end of the run.
+    pub lost: Vec<u64>,
+    /// Messages that each instance told to be missing from before the strike until some time after messages flowed again.
+    pub told: Vec<u64>,
     /// What else was wrong.
     pub trouble: Option<String>,
 }
@@ -67,17 +76,25 @@ pub struct Striker<'a> {
     pub orders: watch::Sender<Orders>,
     pub sessions: usize,
     pub publishers: usize,
+    /// What the instances are held to.
+    pub guarantee: Delivery,
 }
 
 impl Striker<'_> {
     /// Strikes, mends, and waits until messages flow again; strikes anew if it hit nothing.
     pub async fn carry_out(&mut self, fault: &Fault) -> anyhow::Result<Struck> {
         let mut in_vain = 0;
+        let told_before = self.told().await?;
         loop {
             let mut struck = self.strike(fault).await?;
             struck.in_vain = in_vain;
             struck.flowed = self.flowed(struck.mended).await?;
             if struck.counts() || in_vain + 1 == TRIES_MAX {
+                if self.guarantee == Delivery::Queue && fault.kind.takes_queues_along() {
+                    self.pass(TELLING_TIME).await?;
+                }
+                let told = self.told().await?.into_iter().zip(told_before);
+                struck.told = told.map(|(now, before)| now.saturating_sub(before)).collect();
                 return Ok(struck);
             }
             in_vain += 1;
@@ -135,19 +152,50 @@ impl Striker<'_> {
             (_, None) => {}
         }
         let mended = self.ledger.now();
-        Ok(Struck { fault: fault.clone(), at, outstanding, in_vain: 0, mended, flowed: None, trouble })
+        Ok(Struck {
+            fault: fault.clone(),
+            at,
+            outstanding,
+            in_vain: 0,
+            mended,
+            flowed: None,
+            lost: Vec::new(),
+            told: Vec::new(),
+            trouble,
+        })
+    }
+
+    /// How many messages each instance has told to be missing so far.
+    async fn told(&self) -> anyhow::Result<Vec<u64>> {
+        let mut told = Vec::with_capacity(self.instances.len());
+        for instance in &self.instances {
+            instance.ask().await?;
+            told.push(instance.told_missing());
+        }
+        Ok(told)
+    }
+
+    async fn pass(&mut self, time: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            self.all_live()?;
+            sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// The next moment in which messages are on their way, and how many; 0 if there is none for long.
     async fn moment(&self, instance: Option<usize>) -> u64 {
         let deadline = Instant::now() + MOMENT_TIMEOUT;
         loop {
+            // Before the count is read: what is sent in between wakes it, too.
+            let sent = self.ledger.sent.notified();
             let outstanding = self.ledger.outstanding(instance);
             if outstanding > 0 {
                 return outstanding;
             }
             tokio::select! {
-                () = self.ledger.sent.notified() => {}
+                () = sent => {}
                 () = sleep_until(deadline) => return 0,
             }
         }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::balance::{Balance, Excuse};
-use super::options::{Delivery, Options};
+use super::options::Options;
 use super::strike::Struck;
 use crate::bench::progress::grouped;
+use crate::broker::Delivery;
 
 /// What a broker takes along waits in queues of instances for no longer than this before: a published message spends
 /// milliseconds there, unless the instance is behind.
@@ -13,7 +14,7 @@ const QUEUED_AT_MOST: Duration = Duration::from_secs(10);
 
 /// The times and places in which messages that were kept in queues may be missing.
 pub fn excuses(faults: &[Struck]) -> Vec<Excuse> {
-    let taking = faults.iter().filter(|struck| struck.fault.kind.takes_queues_along());
+    let taking = faults.iter().filter(|struck| is_excuse(struck));
     let excuse = |struck: &Struck| Excuse {
         instance: struck.fault.instance,
         from: struck.at.saturating_sub(QUEUED_AT_MOST),
@@ -22,11 +23,21 @@ pub fn excuses(faults: &[Struck]) -> Vec<Excuse> {
     taking.map(excuse).collect()
 }
 
+fn is_excuse(struck: &Struck) -> bool {
+    struck.fault.kind.takes_queues_along()
+}
+
+/// Enters with each fault what it took along, by the balance that was settled with its [`excuses`].
+pub fn charge(faults: &mut [Struck], balance: &Balance) {
+    let taking = faults.iter_mut().filter(|struck| is_excuse(struck));
+    taking.zip(&balance.messages_lost).for_each(|(struck, lost)| struck.lost.clone_from(lost));
+}
+
 /// Each thing that must not have been, in a sentence.
 pub fn forbidden(options: &Options, balance: &Balance, faults: &[Struck], not_back: usize) -> Vec<String> {
     let mut sentences = match options.guarantee() {
         Delivery::Stream => of_stream(balance),
-        Delivery::Queue => of_queue(balance),
+        Delivery::Queue => of_queue(balance, faults),
     };
     let all = balance.all();
     let forgiven = if options.allow_refusals { all.refused } else { 0 };
@@ -57,9 +68,9 @@ fn of_stream(balance: &Balance) -> Vec<String> {
     sentences(&counts)
 }
 
-/// A message may be lost where its queue was, and then has to be told; one that the broker refused at first may come
-/// late.
-fn of_queue(balance: &Balance) -> Vec<String> {
+/// A message may be lost where its queue was, and then has to be told there, before the next fault strikes; one that the
+/// broker refused at first may come late.
+fn of_queue(balance: &Balance, faults: &[Struck]) -> Vec<String> {
     let all = balance.all();
     let mut sentences = sentences(&[
         (all.lost_without_excuse, "deliveries were lost though neither the broker nor the wire had failed"),
@@ -68,13 +79,18 @@ fn of_queue(balance: &Balance) -> Vec<String> {
             "deliveries came out of order though neither the broker nor the wire had failed",
         ),
     ]);
-    for (index, sums) in balance.instances.iter().enumerate() {
-        if sums.messages_told_missing < sums.messages_lost {
-            let (lost, told) = (grouped(sums.messages_lost), grouped(sums.messages_told_missing));
-            sentences.push(format!("instance {} lost {lost} messages, but told of {told}", index + 1));
-        }
-    }
+    sentences.extend(faults.iter().flat_map(untold));
     sentences
+}
+
+/// An instance that told of fewer messages than it lost by this fault.
+fn untold(struck: &Struck) -> impl Iterator<Item = String> {
+    let (at, name) = (struck.at.as_secs_f64(), struck.fault.kind.name());
+    let counts = struck.lost.iter().zip(&struck.told).enumerate().filter(|(_, (lost, told))| told < lost);
+    counts.map(move |(index, (lost, told))| {
+        let (lost, told) = (grouped(*lost), grouped(*told));
+        format!("instance {} lost {lost} messages by the {name} at {at:.1} s, but told of {told}", index + 1)
+    })
 }
 
 fn sentences(counts: &[(u64, &str)]) -> Vec<String> {
@@ -112,6 +128,8 @@ mod tests {
             in_vain: 0,
             mended: seconds(21),
             flowed: Some(seconds(22)),
+            lost: Vec::new(),
+            told: Vec::new(),
             trouble: None,
         }
     }
@@ -133,10 +151,19 @@ mod tests {
 
     #[test]
     fn a_queue_tells_of_every_loss() {
-        let sums = Sums { lost: 24, messages_lost: 12, messages_told_missing: 11, ..Sums::default() };
-        assert_eq!(verdict("", sums), ["instance 1 lost 12 messages, but told of 11"]);
-        let sums = Sums { lost_without_excuse: 2, messages_told_missing: 12, ..sums };
+        let sums = Sums { lost: 24, lost_without_excuse: 2, messages_told_missing: 24, ..Sums::default() };
         assert!(verdict("", sums)[0].starts_with("2 deliveries were lost though"));
+        let mut faults =
+            [struck(Kind::BrokerKill, None), struck(Kind::MemoryAlarm, None), struck(Kind::WireCut, Some(1))];
+        let balance = Balance { messages_lost: vec![vec![12, 3], vec![0, 7]], ..balance(Sums::default()) };
+        charge(&mut faults, &balance);
+        assert_eq!(faults.each_ref().map(|struck| &struck.lost[..]), [&[12, 3][..], &[], &[0, 7]]);
+        // Too much elsewhere makes up for nothing.
+        for (struck, told) in faults.iter_mut().zip([[11, 40], [40, 40], [40, 7]]) {
+            struck.told = told.to_vec();
+        }
+        let sentences = forbidden(&options(""), &balance, &faults, 0);
+        assert_eq!(sentences, ["instance 1 lost 12 messages by the broker-kill at 20.0 s, but told of 11"]);
     }
 
     #[test]

@@ -83,6 +83,72 @@ async fn stands_once(node: &PrivateNode, instances: &[Instance]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_broker_had_confirmed_and_took_along_is_sent_again_and_heard_once() {
+    let LostQueue { at_speaker, at_deaf, .. } = &mut LostQueue::come_and_gone("resend", config()).await;
+    at_speaker.send("after").await;
+    at_deaf.receives(&["lost 1", "lost 2", "lost 3", "after"]).await;
+    at_speaker.receives(&["after"]).await;
+    at_speaker.send("the end").await;
+    for session in [at_speaker, at_deaf] {
+        session.receives(&["the end"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_broker_took_along_and_nobody_keeps_is_told_as_missing() {
+    let keeps_nothing = Config { resend_ms: 0, ..config() };
+    let LostQueue { at_speaker, at_deaf, deaf, .. } = &mut LostQueue::come_and_gone("resend-0", keeps_nothing).await;
+    at_speaker.send("after").await;
+    for session in [at_speaker, at_deaf] {
+        session.receives(&["after"]).await;
+    }
+    deaf.metrics().show("warren_broker_missing_messages_total", 3.0).await;
+}
+
+/// Two instances with a session each, of which one has said `lost 1` to `lost 3`, and their broker: it was killed when it
+/// had confirmed these and the deaf instance had not got them, and is back.
+struct LostQueue {
+    at_speaker: Client,
+    at_deaf: Client,
+    deaf: Instance,
+    _rest: (Instance, Proxy, Cluster, PrivateNode),
+}
+
+impl LostQueue {
+    async fn come_and_gone(name: &str, config: Config) -> LostQueue {
+        let node = PrivateNode::start(name).await;
+        let cluster = Cluster::at(node.url.clone());
+        let wire = Proxy::to(&cluster.url).await;
+        let speaker = Instance::join(config.clone(), &cluster).await;
+        // It must not take its wire for dead.
+        let patient = Config { publish_timeout_ms: 600_000, broker_heartbeat_s: 600, ..config };
+        let deaf = Instance::start(cluster.configure_through(&[&wire.url], patient)).await;
+        deaf.ready().await;
+        let mut sessions = [speaker.connect().await, deaf.connect().await];
+        carries_both_ways(&mut sessions, "before").await;
+        let [mut at_speaker, at_deaf] = sessions;
+
+        // Its beacons go on, so the speaker knows that it is there.
+        wire.deafen();
+        for text in ["lost 1", "lost 2", "lost 3"] {
+            at_speaker.send(text).await;
+            at_speaker.receives(&[text]).await;
+        }
+        speaker.metrics().show("warren_broker_confirmed_total", 4.0).await;
+        node.kill().await;
+        // What the wire still holds goes, too.
+        wire.cut();
+        deaf.answers("both directions are down", |_, body| is_down_both_ways(body)).await;
+        wire.forward();
+        node.restart().await;
+        for instance in [&speaker, &deaf] {
+            instance.ready().await;
+        }
+        LostQueue { at_speaker, at_deaf, deaf, _rest: (speaker, wire, cluster, node) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_a_memory_alarm_messages_wait_and_nobody_is_closed() {
     let node = PrivateNode::start("alarm").await;
     let cluster = Cluster::at(node.url.clone());

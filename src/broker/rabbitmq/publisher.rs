@@ -247,6 +247,8 @@ impl PublishingLink {
         self.metrics.unconfirmed(0);
         if REPUBLISHES {
             spool.put_back(entries.into_iter());
+        } else {
+            entries.into_iter().for_each(|entry| spool.confirm(entry));
         }
     }
 
@@ -362,7 +364,7 @@ fn poll_settled(cx: &mut Context<'_>, outstanding: &mut VecDeque<Outstanding>) -
     if any { Poll::Ready(Ok(settled)) } else { Poll::Pending }
 }
 
-/// Off only in a build that is to be caught losing messages.
+/// Off only in a build that is to be caught losing messages, which it calls accepted.
 const REPUBLISHES: bool = !cfg!(feature = "fault-no-republishing");
 
 async fn until(time: Option<Instant>) {

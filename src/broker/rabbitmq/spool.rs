@@ -335,6 +335,97 @@ mod tests {
         Bounds { messages_max, bytes_max: 1 << 20, age_max, wait, keep: Duration::ZERO }
     }
 
+    /// A spool that keeps what was confirmed for so long, and what the senders of `count` messages in it have heard.
+    async fn keeping(keep: Duration, bytes_max: usize, count: usize) -> (Intake, Spool, Arc<Heard>) {
+        let bounds = Bounds { keep, bytes_max, ..bounds(10, Duration::from_secs(60)) };
+        let (intake, spool) = open(bounds, BrokerMetrics::default());
+        let heard = Arc::new(Heard::default());
+        for _ in 0..count {
+            intake.take(message(), Receipt::to(heard.clone())).await;
+        }
+        (intake, spool, heard)
+    }
+
+    fn confirm_next(spool: &mut Spool, count: usize) {
+        for _ in 0..count {
+            let mut entry = spool.next().expect("something waits");
+            entry.repeated = true;
+            spool.confirm(entry);
+        }
+    }
+
+    /// The numbers of all that waits, and whether each was published before.
+    fn waiting(spool: &mut Spool) -> Vec<(u64, bool)> {
+        std::iter::from_fn(|| spool.next()).map(|entry| (entry.number, entry.repeated)).collect()
+    }
+
+    const KEEP: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_confirmed_lately_is_sent_again_first_in_order_and_under_its_numbers() {
+        let (_intake, mut spool, heard) = keeping(KEEP, 1 << 20, 3).await;
+        confirm_next(&mut spool, 2);
+        spool.rewind();
+        assert!(spool.numbers().is_none(), "what waits may come yet");
+        confirm_next(&mut spool, 2);
+        assert_eq!(*heard.0.lock().unwrap(), [Ok(()), Ok(())], "each sender is told once");
+        spool.rewind();
+        assert_eq!(waiting(&mut spool), [(1, true), (2, true), (3, false)], "kept anew when it is confirmed anew");
+        spool.rewind();
+        assert!(spool.next().is_none(), "what is on its way is not kept beside");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_confirmed_takes_no_room_from_senders() {
+        let (intake, mut spool, _) = keeping(KEEP, 1 << 20, 10).await;
+        confirm_next(&mut spool, 10);
+        let taken = intake.take(message(), Receipt::to(Arc::new(Heard::default()))).now_or_never();
+        assert!(taken.is_some());
+        spool.rewind();
+        assert_eq!(waiting(&mut spool).len(), 11);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_confirmed_too_long_ago_is_forgotten() {
+        let (_intake, mut spool, _) = keeping(KEEP, 1 << 20, 3).await;
+        confirm_next(&mut spool, 1);
+        tokio::time::advance(KEEP).await;
+        confirm_next(&mut spool, 1);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        spool.trim_kept();
+        // While the broker is away nobody trims: however long that lasts, what was kept is kept.
+        tokio::time::advance(100 * KEEP).await;
+        spool.rewind();
+        assert_eq!(waiting(&mut spool), [(2, true), (3, false)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_bounded_in_bytes() {
+        let cost = message().payload.len() + OVERHEAD_BYTES;
+        let (_intake, mut spool, _) = keeping(KEEP, 3 * cost, 3).await;
+        confirm_next(&mut spool, 3);
+        spool.rewind();
+        confirm_next(&mut spool, 1);
+        spool.rewind();
+        assert_eq!(waiting(&mut spool).len(), 3, "three fit, and what was sent again was counted out");
+
+        let (intake, mut spool, _) = keeping(KEEP, 3 * cost - 1, 2).await;
+        confirm_next(&mut spool, 2);
+        intake.take(message(), Receipt::to(Arc::new(Heard::default()))).await;
+        confirm_next(&mut spool, 1);
+        spool.rewind();
+        assert_eq!(waiting(&mut spool), [(2, true), (3, true)], "the oldest goes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_time_to_keep_nothing_is_sent_again() {
+        let (_intake, mut spool, heard) = keeping(Duration::ZERO, 1 << 20, 2).await;
+        confirm_next(&mut spool, 2);
+        spool.rewind();
+        assert!(spool.next().is_none());
+        assert_eq!(*heard.0.lock().unwrap(), [Ok(()), Ok(())]);
+    }
+
     /// What the sender of one more message hears when the intake stops while nobody is at the other end.
     async fn heard_at_a_stop(intake: &Intake) -> Vec<Result<(), NotAccepted>> {
         let (began, waits) = (Instant::now(), Arc::new(Heard::default()));

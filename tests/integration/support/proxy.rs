@@ -23,6 +23,7 @@ pub struct Proxy {
 struct State {
     refuses: bool,
     stalls: bool,
+    deafens: bool,
     /// How often all connections were cut.
     cuts: u64,
 }
@@ -62,9 +63,14 @@ impl Proxy {
         self.state.send_modify(|state| state.stalls = true);
     }
 
+    /// Holds back what RabbitMQ says, and lets through what the instance says.
+    pub fn deafen(&self) {
+        self.state.send_modify(|state| state.deafens = true);
+    }
+
     /// Lets through what comes, and what was held back.
     pub fn forward(&self) {
-        self.state.send_modify(|state| (state.refuses, state.stalls) = (false, false));
+        self.state.send_modify(|state| *state = State { cuts: state.cuts, ..State::default() });
     }
 }
 
@@ -95,7 +101,9 @@ async fn carry(near: TcpStream, broker: (String, u16), mut state: watch::Receive
     let carrying = async {
         let Ok(far) = TcpStream::connect(broker).await else { return };
         let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-        tokio::join!(pump(near_in, far_out, there), pump(far_in, near_out, back));
+        let stalls = |state: &State| state.stalls;
+        let is_deaf = |state: &State| state.stalls || state.deafens;
+        tokio::join!(pump(near_in, far_out, there, stalls), pump(far_in, near_out, back, is_deaf));
     };
     tokio::select! {
         () = carrying => {}
@@ -104,11 +112,16 @@ async fn carry(near: TcpStream, broker: (String, u16), mut state: watch::Receive
     }
 }
 
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut state: watch::Receiver<State>) {
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut state: watch::Receiver<State>,
+    holds_back: fn(&State) -> bool,
+) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        if state.wait_for(|state| !state.stalls).await.is_err() || read == 0 {
+        if state.wait_for(|state| !holds_back(state)).await.is_err() || read == 0 {
             let _ = to.shutdown().await;
             return;
         }
