@@ -34,6 +34,8 @@ pub struct Sums {
     pub messages_told_missing: u64,
     pub duplicated: u64,
     pub reordered: u64,
+    /// Deliveries behind one that came later elsewhere.
+    pub unordered: u64,
     /// Of these, those that no fault explains where messages are kept in queues.
     pub reordered_without_excuse: u64,
     /// Connections that ended though their instance lived and they were read.
@@ -53,6 +55,7 @@ impl AddAssign for Sums {
         self.messages_told_missing += other.messages_told_missing;
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
+        self.unordered += other.unordered;
         self.reordered_without_excuse += other.reordered_without_excuse;
         self.disconnected += other.disconnected;
         self.refused += other.refused;
@@ -158,6 +161,7 @@ pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance 
         sums.delivered += page.delivered;
         sums.duplicated += page.doubled;
         sums.reordered += page.late_sent_ns.len() as u64;
+        sums.unordered += page.unordered;
         let unexcused = page.late_sent_ns.iter().filter(|sent_ns| excuse_of(**sent_ns).is_none());
         sums.reordered_without_excuse += unexcused.count() as u64;
         if let Some(end) = &page.end {

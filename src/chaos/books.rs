@@ -126,6 +126,8 @@ pub struct Life {
     pub instance: usize,
     /// Senders of this number and above did not exist when it began: all they send is expected.
     joined_at: u32,
+    /// It stood before anything was sent.
+    pub stood_first: bool,
     page: Mutex<Page>,
 }
 
@@ -138,6 +140,9 @@ pub struct Page {
     pub doubled: u64,
     /// When each message that came late had been sent, in nanoseconds of the run.
     pub late_sent_ns: Vec<u64>,
+    /// The place of the last message in the one order, and how many came behind one of a later place.
+    pub place: u64,
+    pub unordered: u64,
     /// `None` while it lasts.
     pub end: Option<End>,
 }
@@ -145,8 +150,10 @@ pub struct Page {
 impl Life {
     /// Begins with the senders that live at this moment, and how many messages each has sent.
     pub fn new(instance: usize, joined_at: u32, senders: impl IntoIterator<Item = (u32, usize, u32)>) -> Life {
-        let lines = senders.into_iter().map(|(id, instance, sent)| (id, (instance, Line::new(sent)))).collect();
-        Life { instance, joined_at, page: Mutex::new(Page { lines, ..Page::default() }) }
+        let lines: HashMap<_, _> =
+            senders.into_iter().map(|(id, instance, sent)| (id, (instance, Line::new(sent)))).collect();
+        let stood_first = joined_at as usize == lines.len() && lines.values().all(|(_, line)| line.baseline == 0);
+        Life { instance, joined_at, stood_first, page: Mutex::new(Page { lines, ..Page::default() }) }
     }
 
     pub fn page(&self) -> MutexGuard<'_, Page> {

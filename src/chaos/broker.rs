@@ -42,6 +42,11 @@ struct Node {
     turn: Mutex<()>,
 }
 
+/// Where the broker keeps everything.
+pub fn data_in(directory: &Path) -> PathBuf {
+    directory.join("broker")
+}
+
 impl Broker {
     /// Starts a node that keeps everything below `directory`, by `script` or by the one that comes along.
     pub async fn start(directory: &Path, script: Option<&Path>) -> anyhow::Result<Broker> {
@@ -49,7 +54,7 @@ impl Broker {
             Some(script) => script.to_owned(),
             None => unpack(&directory.join("scripts"))?,
         };
-        let node = Arc::new(Node { script, directory: directory.join("broker"), turn: Mutex::default() });
+        let node = Arc::new(Node { script, directory: data_in(directory), turn: Mutex::default() });
         ensure!(
             node.is_available()?,
             "RabbitMQ is not installed: rabbitmq-server and Erlang's epmd have to be on the PATH or where packages put \

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::books::{End, Entry, Life, Line};
+use super::order::Order;
 use crate::bench::marker::Marker;
 
 pub struct Ledger {
@@ -24,6 +25,7 @@ pub struct Ledger {
     /// The latest time of sending among what was heard, by instance of the listener and then of the sender.
     heard_ns: Vec<Vec<AtomicU64>>,
     delivered: AtomicU64,
+    order: Order,
     /// Nothing is sent any more.
     is_closed: AtomicBool,
     /// Something was sent.
@@ -66,6 +68,7 @@ impl Ledger {
             outstanding: zeros(),
             heard_ns: (0..instances).map(|_| zeros()).collect(),
             delivered: AtomicU64::new(0),
+            order: Order::default(),
             is_closed: AtomicBool::new(false),
             sent: Notify::new(),
         }
@@ -140,6 +143,12 @@ impl Ledger {
                 return;
             }
         }
+        let message = (marker.publisher, marker.sequence);
+        match self.order.place(message, life.stood_first) {
+            Some(place) if place < page.place => page.unordered += 1,
+            Some(place) => page.place = place,
+            None => {}
+        }
         page.delivered += 1;
         self.delivered.fetch_add(1, Relaxed);
         self.heard_ns[life.instance][from].fetch_max(marker.sent_ns, Relaxed);
@@ -208,6 +217,22 @@ pub fn nanoseconds(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::chaos::books::Cause;
+
+    #[test]
+    fn who_hears_two_senders_the_other_way_round_has_seen_another_order() {
+        let ledger = Ledger::new(2);
+        let lives = [ledger.begin(0), ledger.begin(1)];
+        let senders = lives.each_ref().map(|life| ledger.sender(life));
+        let [first, second] = senders.each_ref().map(|sender| ledger.send(sender).expect("open"));
+        let late = ledger.begin(0);
+        let unheard = ledger.send(&senders[0]).expect("open");
+        ledger.hear(&late, None, unheard);
+        for (life, order) in [(&lives[0], [first, second]), (&lives[1], [second, first]), (&late, [first, second])] {
+            order.into_iter().for_each(|marker| ledger.hear(life, None, marker));
+        }
+        assert_eq!([&lives[0], &lives[1], &late].map(|life| life.page().unordered), [0, 1, 0]);
+        assert_eq!([&lives[0], &late].map(|life| life.stood_first), [true, false]);
+    }
 
     fn end() -> End {
         End { why: "gone".to_owned(), cause: Cause::Instance }

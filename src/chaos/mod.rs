@@ -12,6 +12,7 @@ mod display;
 mod instance;
 mod ledger;
 mod options;
+mod order;
 mod proxy;
 mod report;
 mod run;
@@ -32,12 +33,18 @@ use script::Fault;
 
 pub use options::{Conflict, Options, declare, read};
 
+/// Files beside the sessions: proxies, pipes, logs, the broker's tools.
+const OTHER_FILES: u64 = 256;
+
 /// Threads that carry the sessions and the wires; the servers under test want the other cores.
 const THREADS: usize = 2;
 
 /// Does what was asked. A failure exit means that the guarantee was not kept.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    crate::open_files::raise();
+    check_open_files(options)?;
+    if let Some(path) = &options.json {
+        crate::bench::report::check(path)?;
+    }
     let interrupt = Interrupt::listen()?;
     let Options { seed, instances, duration, every, .. } = *options;
     let script = script::draw(seed, &options.faults, instances, duration, every);
@@ -52,7 +59,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     });
     directory.keeps = match &outcome {
         Ok(report) => report.as_ref().is_some_and(|report| !report.forbidden.is_empty()),
-        Err(_) => true,
+        // Something was started, so somebody will want to see its logs, or to end it.
+        Err(_) => broker::data_in(&directory.path).exists(),
     };
     let Some(report) = outcome? else { bail!("interrupted") };
     print!("\n{}", report.text(options));
@@ -64,6 +72,18 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     println!("The logs are in {}.", directory.path.display());
     Ok(ExitCode::FAILURE)
+}
+
+/// Before anything is started: so many sessions need as many files, here and in the instances. Without files nothing that
+/// was started could even be stopped.
+fn check_open_files(options: &Options) -> anyhow::Result<()> {
+    let (needed, limit) = (options.sessions as u64 + OTHER_FILES, crate::open_files::raise());
+    anyhow::ensure!(
+        limit >= needed,
+        "{} sessions take {needed} open files of {limit} allowed: raise the hard limit (ulimit -Hn), or take fewer",
+        options.sessions
+    );
+    Ok(())
 }
 
 /// What will be broken, before it is.

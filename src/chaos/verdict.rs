@@ -64,7 +64,11 @@ pub fn forbidden(options: &Options, balance: &Balance, faults: &[Struck], not_ba
 
 fn of_stream(balance: &Balance) -> Vec<String> {
     let all = balance.all();
-    let counts = [(all.lost, "deliveries were lost"), (all.reordered, "deliveries came out of order")];
+    let counts = [
+        (all.lost, "deliveries were lost"),
+        (all.reordered, "deliveries came out of order"),
+        (all.unordered, "deliveries came in another order than elsewhere"),
+    ];
     sentences(&counts)
 }
 

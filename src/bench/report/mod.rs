@@ -97,10 +97,15 @@ impl Report {
 /// Opens the files that will be written, so that it is not the end of a long run that finds out.
 pub fn check_files(options: &Options) -> anyhow::Result<()> {
     for path in options.json.iter().chain(&options.html) {
-        let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        opened.with_context(|| format!("cannot write {}", path.display()))?;
+        check(path)?;
     }
     Ok(())
+}
+
+/// Opens one such file.
+pub fn check(path: &Path) -> anyhow::Result<()> {
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Writes a file that was asked for.
