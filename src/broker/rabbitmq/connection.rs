@@ -151,14 +151,22 @@ impl EndpointPool {
         let timeout = self.endpoint.connect_timeout();
         // Also when this future is dropped: lapin's thread would wait for the broker for ever.
         let abandon = Abandon(&self.attempt);
-        let connected = tokio::time::timeout(timeout, self.pool.get()).await;
-        match connected {
-            Ok(Ok(connection)) => {
-                abandon.not();
-                Ok(connection)
+        let authority = &self.endpoint.uri.authority;
+        let connecting = async {
+            let begun = self.attempt.begin(&authority.host, authority.port).await;
+            begun.map_err(|error| Trouble::passing(error.to_string()))?;
+            self.pool.get().await.map_err(|error| match error {
+                PoolError::Backend(error) => error.into(),
+                other => Trouble::passing(other.to_string()),
+            })
+        };
+        match tokio::time::timeout(timeout, connecting).await {
+            Ok(connected) => {
+                if connected.is_ok() {
+                    abandon.not();
+                }
+                connected
             }
-            Ok(Err(PoolError::Backend(error))) => Err(error.into()),
-            Ok(Err(error)) => Err(Trouble::passing(error.to_string())),
             Err(_) => Err(Trouble::passing(format!("no answer within {} ms", timeout.as_millis()))),
         }
     }

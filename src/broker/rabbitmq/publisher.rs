@@ -274,9 +274,11 @@ impl PublishingLink {
         if !self.around.gate.lets_beacons_pass() {
             return;
         }
-        // What is not confirmed may still be published again: no loss yet.
+        // What is not confirmed may still be published again: no loss yet. While the gate is shut that holds for what was
+        // confirmed, too.
         let unconfirmed = self.refused.iter().chain(self.outstanding.iter().filter_map(|one| one.entry.as_ref()));
-        let numbers = spool.numbers().map(|numbers| numbers.before(unconfirmed.map(Entry::place)));
+        let numbers = spool.numbers().filter(|_| self.around.gate.is_open());
+        let numbers = numbers.map(|numbers| numbers.before(unconfirmed.map(Entry::place)));
         let numbers = numbers.as_ref();
         let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), numbers);
         let (channel, exchange) = (channel.clone(), self.names.beacon.clone());

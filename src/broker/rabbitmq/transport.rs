@@ -2,7 +2,8 @@
 //!
 //! lapin offers a place for this, its runtime interface. It is needed twice. The pool's manager has no way to hand
 //! lapin a certificate authority; and lapin's thread waits for ever for a broker that accepts a connection and then
-//! says nothing, with a thread and a file for each attempt (seen), unless the socket beneath it is shut.
+//! says nothing, with a thread and a file for each attempt (seen), unless the socket beneath it is shut. Each attempt of
+//! lapin's that fails costs 10 KiB for ever (measured), so it is made only once TCP has found somebody to talk to.
 
 use std::future::Future;
 use std::io;
@@ -17,33 +18,51 @@ use async_rs::util::Task;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
-/// The socket of the connection that is being made.
+/// The connection that is being made.
 #[derive(Clone, Debug, Default)]
-pub struct Attempt(Arc<Mutex<Option<OwnedFd>>>);
+pub struct Attempt(Arc<Mutex<Sockets>>);
+
+#[derive(Debug, Default)]
+struct Sockets {
+    /// Connected, and not taken by lapin so far.
+    ready: Option<TcpStream>,
+    /// The same as lapin has, to shut it.
+    taken: Option<OwnedFd>,
+}
 
 impl Attempt {
-    fn began(&self, stream: &TcpStream) -> io::Result<()> {
-        *self.lock() = Some(rustix::io::dup(stream)?);
+    /// Makes the TCP connection that lapin will ask for.
+    pub async fn begin(&self, host: &str, port: u16) -> io::Result<()> {
+        let stream = TcpStream::connect((host, port)).await?;
+        // Frames are small and answers awaited: Nagle's algorithm would add 40 ms to each.
+        stream.set_nodelay(true)?;
+        self.lock().ready = Some(stream);
         Ok(())
+    }
+
+    fn take(&self) -> io::Result<TcpStream> {
+        let mut sockets = self.lock();
+        let stream = sockets.ready.take().ok_or(io::ErrorKind::NotConnected)?;
+        sockets.taken = Some(rustix::io::dup(&stream)?);
+        Ok(stream)
     }
 
     /// The connection stands; it ends by its own means.
     pub fn succeeded(&self) {
-        *self.lock() = None;
+        *self.lock() = Sockets::default();
     }
 
     /// Shuts the socket of an attempt that has not succeeded, so that whoever waits for it hears of its end.
     pub fn abandon(&self) {
-        if let Some(socket) = self.lock().take() {
+        if let Some(socket) = std::mem::take(&mut *self.lock()).taken {
             // One that is closed already needs no shutting.
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Sockets> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,7 +79,6 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 pub struct Kit {
     tokio: Tokio,
-    runtime: Handle,
     tls: Option<Tls>,
     attempt: Attempt,
 }
@@ -68,7 +86,7 @@ pub struct Kit {
 impl Kit {
     /// On the current runtime.
     pub fn new(tls: Option<Tls>, attempt: Attempt) -> Kit {
-        Kit { tokio: Tokio::current(), runtime: Handle::current(), tls, attempt }
+        Kit { tokio: Tokio::current(), tls, attempt }
     }
 }
 
@@ -110,18 +128,10 @@ impl Reactor for Kit {
         self.tokio.interval(period)
     }
 
-    fn tcp_connect_addr(
-        &self,
-        address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        let Kit { runtime, tls, attempt, .. } = self.clone();
+    fn tcp_connect_addr(&self, _: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let Kit { tls, attempt, .. } = self.clone();
         async move {
-            // lapin's thread is none of the runtime's, where a connection must be made.
-            let stream = runtime.spawn(TcpStream::connect(address)).await.map_err(io::Error::other)??;
-            // Frames are small and answers awaited: Nagle's algorithm would add 40 ms to each.
-            stream.set_nodelay(true)?;
-            attempt.began(&stream)?;
-            let stream = AsyncTcpStream::Plain(stream.compat());
+            let stream = AsyncTcpStream::Plain(attempt.take()?.compat());
             match tls {
                 None => Ok(stream),
                 Some(Tls { host, ca_pem }) => {
