@@ -15,7 +15,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use lapin::message::Delivery;
 use tokio::sync::mpsc;
 use warren::broker::rabbitmq::{Names, envelope};
-use warren::hub::{Batching, Frames, HistoryLimits, Hub, Listener, Membership, Seat};
+use warren::hub::{Batching, Format, Frames, HistoryLimits, Hub, Listener, Membership, Seat};
 use warren::instance::{Incarnation, InstanceName};
 use warren::interest::Interest;
 use warren::message::{Message, MessageIds, PayloadKind, Target};
@@ -154,7 +154,7 @@ impl Listener for Ear {
     fn replay(&self, _: &[Bytes]) {}
 
     fn deliver(&self, frames: &Frames) {
-        black_box(self.outbox.send(&Stub, frames.plain(), OUTBOX_BYTES_MAX));
+        black_box(self.outbox.send(&Stub, frames.of(Format::Plain), OUTBOX_BYTES_MAX));
         self.heard.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -289,6 +289,8 @@ fn limits(config: &Config) -> Limits {
         sessions_per_address_max: config.sessions_per_address_max,
         ping_interval_ms: millis(config.ping_interval_ms),
         idle_timeout_ms: millis(config.idle_timeout_ms),
+        topics_per_session_max: config.topics_per_session_max,
+        pending_requests_max: config.pending_requests_max,
         close_timeout_ms: millis(config.close_timeout_ms),
         retry_after_max_ms: millis(config.retry_after_max_ms),
         answer_keep_alive: config.answer_keep_alive,

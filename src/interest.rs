@@ -7,10 +7,14 @@
 //! other. Nothing here waits but [`Interest::in_force`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::topic::{Pattern, TOPIC_KEYS, Topic, TopicKey};
+
+/// How long a client waits until the broker delivers what it subscribes to.
+pub const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Interest {
     keys: Box<[Key]>,

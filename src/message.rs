@@ -72,6 +72,10 @@ impl MessageIds {
         MessageIds { incarnation, given: AtomicU64::new(0) }
     }
 
+    pub fn incarnation(&self) -> &Incarnation {
+        &self.incarnation
+    }
+
     pub fn next(&self) -> MessageId {
         let count = self.given.fetch_add(1, Ordering::Relaxed) + 1;
         let since_began = self.incarnation.began().elapsed();

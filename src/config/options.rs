@@ -268,6 +268,17 @@ options! {
             help: "How long RabbitMQ still delivers a topic's messages to this instance after its last subscription here.",
             reason: "A client that reconnects, or a page that is reloaded, finds the topic still there.",
         }
+        topics_per_session_max: usize = number("TOPICS", 1..=10_000) => {
+            default: "1000",
+            help: "Topics and patterns that one session may subscribe to (with the subprotocol warren.v1.json).",
+            reason: "More than a page shows at a time. Each takes some hundred bytes, and one pattern can stand for many.",
+        }
+        pending_requests_max: u32 = number("REQUESTS", 1..=1_000_000) => {
+            default: "256",
+            help: "Messages that a session may have published (with the subprotocol warren.v1.json) without the broker's \
+                   answer; past them nothing more is read of it until some are answered.",
+            reason: "As many as are on their way to RabbitMQ by default: more would wait in any case.",
+        }
         history_messages_max: usize = number("MESSAGES", 0..=1_000_000) => {
             default: "1000",
             help: "Messages of the past that are kept, and that a session may ask for with /message?replay=20; 0: none.",

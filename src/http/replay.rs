@@ -34,6 +34,8 @@ pub enum NotReplayed {
     TooLong(u64),
     #[error("replay is for /message without a topic.")]
     OfTopic,
+    #[error("replay is for plain sessions, not for warren.v1.json.")]
+    OfRequests,
     #[error("No replay: {0}.")]
     Never(NoReplay),
 }

@@ -15,6 +15,8 @@ pub enum NotATopic {
     NotUtf8,
     #[error("A plain session has one topic: give it once, in the path or as topic=.")]
     Several,
+    #[error("A session of warren.v1.json subscribes by requests: give it no topic here.")]
+    OfRequests,
     #[error("No topic: {0}.")]
     Invalid(#[from] InvalidTopic),
 }

@@ -5,12 +5,11 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 use warp::http::header::{
     CONNECTION, HOST, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use warp::http::{HeaderMap, HeaderName, Response as HttpResponse, StatusCode};
 use warp::reply::Response;
@@ -19,15 +18,14 @@ use warp::{Reply, http};
 use super::replay::{self, NotReplayed};
 use super::topic::{self, NotATopic};
 use super::{Site, origin};
-use crate::protocol::extensions::{Malformed, negotiate};
+use crate::interest::IN_FORCE_TIMEOUT;
+use crate::protocol::extensions::{self, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
+use crate::protocol::subprotocols::{self, Subprotocol};
 use crate::session::{Channel, NotAdmitted, Opening};
 
 /// The one version of the protocol that there is (RFC 6455 §4.1).
 const VERSION: &str = "13";
-
-/// How long a client waits until the broker delivers its topic.
-const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a request on `/message` opens no session.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,6 +35,7 @@ enum Refusal {
     UnknownVersion,
     BadKey,
     BadExtensions,
+    BadSubprotocols,
     ForeignOrigin,
     NotATopic(NotATopic),
     NotReplayed(NotReplayed),
@@ -56,6 +55,7 @@ impl Refusal {
             Refusal::BadHost => "bad_host",
             Refusal::BadKey => "bad_key",
             Refusal::BadExtensions => "bad_extensions",
+            Refusal::BadSubprotocols => "bad_subprotocols",
             Refusal::ForeignOrigin => "foreign_origin",
             Refusal::NotATopic(_) => "bad_topic",
             Refusal::NotReplayed(_) => "not_replayed",
@@ -123,7 +123,8 @@ async fn open(
         return Err(Refusal::ForeignOrigin);
     }
     let extension = if site.compression { extension(headers)? } else { None };
-    let channel = channel(site, topic, query)?;
+    let subprotocol = subprotocol(headers)?;
+    let channel = channel(site, topic, query, subprotocol)?;
     if site.link.borrow().attachments == 0 {
         return Err(Refusal::NotAttached);
     }
@@ -144,13 +145,23 @@ async fn open(
     if let Some(extension) = extension {
         response = response.header(SEC_WEBSOCKET_EXTENSIONS, extension);
     }
+    if let Some(subprotocol) = subprotocol {
+        response = response.header(SEC_WEBSOCKET_PROTOCOL, subprotocol.name());
+    }
     Ok(response.body("").into_response())
 }
 
 /// What the client wants to hear.
-fn channel(site: &Site, topic: &str, query: &str) -> Result<Channel, Refusal> {
+fn channel(site: &Site, topic: &str, query: &str, subprotocol: Option<Subprotocol>) -> Result<Channel, Refusal> {
     let topic = topic::asked(topic, query).map_err(Refusal::NotATopic)?;
     let replay = replay::asked(query, site.replay).map_err(Refusal::NotReplayed)?;
+    if subprotocol == Some(Subprotocol::Json) {
+        return match (topic, replay) {
+            (None, None) => Ok(Channel::Requests),
+            (Some(_), _) => Err(Refusal::NotATopic(NotATopic::OfRequests)),
+            (None, Some(_)) => Err(Refusal::NotReplayed(NotReplayed::OfRequests)),
+        };
+    }
     match (topic, replay) {
         (None, replay) => Ok(Channel::Broadcast(replay)),
         (Some(topic), None) => Ok(Channel::Topic(topic)),
@@ -181,9 +192,19 @@ fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 /// What the client's offers of extensions are answered.
 fn extension(headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
-    let lines = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(|line| line.to_str().map_err(|_| Malformed));
-    let lines = lines.collect::<Result<Vec<_>, _>>();
-    lines.and_then(negotiate).map_err(|Malformed| Refusal::BadExtensions)
+    let lines = lines(headers, SEC_WEBSOCKET_EXTENSIONS).ok_or(Refusal::BadExtensions)?;
+    negotiate(lines).map_err(|extensions::Malformed| Refusal::BadExtensions)
+}
+
+/// The subprotocol that is spoken of those that the client offers.
+fn subprotocol(headers: &HeaderMap) -> Result<Option<Subprotocol>, Refusal> {
+    let lines = lines(headers, SEC_WEBSOCKET_PROTOCOL).ok_or(Refusal::BadSubprotocols)?;
+    subprotocols::negotiate(lines).map_err(|subprotocols::Malformed| Refusal::BadSubprotocols)
+}
+
+/// The lines of a header, if all are text.
+fn lines(headers: &HeaderMap, name: HeaderName) -> Option<Vec<&str>> {
+    headers.get_all(name).iter().map(|line| line.to_str().ok()).collect()
 }
 
 /// Whether a comma-separated header names `token`, in any case.
@@ -213,6 +234,9 @@ impl Reply for Refusal {
             }
             Refusal::BadExtensions => {
                 refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Extensions must be a list of extensions (RFC 6455).\n")
+            }
+            Refusal::BadSubprotocols => {
+                refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Protocol must be a list of subprotocols (RFC 6455).\n")
             }
             Refusal::ForeignOrigin => {
                 refuse(StatusCode::FORBIDDEN, "Pages of this origin may not connect (--allowed-origins).\n")
@@ -251,6 +275,7 @@ impl Reply for Refusal {
             Refusal::BadHost
             | Refusal::BadKey
             | Refusal::BadExtensions
+            | Refusal::BadSubprotocols
             | Refusal::ForeignOrigin
             | Refusal::NotATopic(_)
             | Refusal::NotReplayed(_) => {}
@@ -288,11 +313,11 @@ mod tests {
     fn every_refusal_has_a_series_of_its_own() {
         use NotAdmitted::{Full, Stopping, TooManyOfOneAddress};
         use Refusal::{
-            BadExtensions, BadHost, BadKey, ForeignOrigin, NotATopic, NotAnUpgrade, NotAttached, NotInForce,
-            UnknownVersion,
+            BadExtensions, BadHost, BadKey, BadSubprotocols, ForeignOrigin, NotATopic, NotAnUpgrade, NotAttached,
+            NotInForce, UnknownVersion,
         };
         let not_replayed = Refusal::NotReplayed(NotReplayed::Malformed);
-        let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, ForeignOrigin];
+        let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, BadSubprotocols, ForeignOrigin];
         let then = [NotATopic(topic::NotATopic::Several), not_replayed, NotAttached, NotInForce];
         let last = [Full, TooManyOfOneAddress, Stopping].map(Refusal::NotAdmitted);
         assert!(first.iter().chain(&then).chain(&last).map(Refusal::name).eq(crate::metrics::REFUSALS));

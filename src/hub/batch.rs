@@ -1,15 +1,17 @@
-//! Messages on their way to those who hear them, encoded once, one behind the other in one buffer.
+//! Messages on their way to those who hear them, encoded once for each form that somebody wants, one behind the other in
+//! one buffer.
 //!
 //! While someone listens who negotiated compression there may be a second buffer with the same messages, in which those
 //! are compressed that gain by it. It begins with the first of them: batches without any are not kept twice.
 
 use bytes::BytesMut;
 
-use super::frames::{About, Frames};
+use super::format::Wanted;
+use super::frames::{About, Encoded, Frames};
 use crate::instance::Incarnation;
-use crate::message::Message;
+use crate::message::{Message, PayloadKind};
 use crate::protocol::deflate::Deflater;
-use crate::protocol::frame;
+use crate::protocol::{frame, json};
 
 /// What encoding takes beside the message.
 pub struct Encoder {
@@ -17,34 +19,53 @@ pub struct Encoder {
     /// The smallest payload that is compressed.
     compression_bytes_min: usize,
     deflater: Deflater,
+    /// A message as JSON, kept for its memory.
+    json: Vec<u8>,
 }
 
 impl Encoder {
     /// For an instance that recognises its own messages by `own`.
     pub fn new(own: Incarnation, compression_bytes_min: usize) -> Encoder {
-        Encoder { own, compression_bytes_min, deflater: Deflater::default() }
+        Encoder { own, compression_bytes_min, deflater: Deflater::default(), json: Vec::new() }
     }
 }
 
 /// Messages that the same listeners hear.
 pub struct Batch {
-    plain: BytesMut,
-    deflated: Option<BytesMut>,
+    plain: Encoding,
+    json: Encoding,
     about: About,
 }
 
 impl Default for Batch {
     fn default() -> Batch {
-        Batch { plain: BytesMut::new(), deflated: None, about: About::nothing() }
+        Batch { plain: Encoding::default(), json: Encoding::default(), about: About::nothing() }
     }
 }
 
 impl Batch {
-    /// Adds a message; compressed, too, if `deflates`. The answer is its plain frame.
-    pub fn add(&mut self, encoder: &mut Encoder, message: &Message, deflates: bool) -> &[u8] {
+    /// Adds a message in the forms that are wanted. The answer is its plain frame, empty if that is not wanted.
+    pub(super) fn add(&mut self, encoder: &mut Encoder, message: &Message, wanted: Wanted) -> &[u8] {
         self.note(message, &encoder.own);
-        let deflates = deflates && message.payload.len() >= encoder.compression_bytes_min;
-        self.encode(message, if deflates { encoder.deflater.deflate(&message.payload) } else { None })
+        let Encoder { compression_bytes_min, deflater, json, .. } = encoder;
+        let mut encode = |payload: &[u8], is_wanted: bool, kind, encoding: &mut Encoding| {
+            let deflates = is_wanted && payload.len() >= *compression_bytes_min;
+            encoding.add(kind, payload, if deflates { deflater.deflate(payload) } else { None });
+        };
+        if wanted.json {
+            json::encode_message(message, json);
+            encode(json, wanted.json_deflated, PayloadKind::Text, &mut self.json);
+        } else {
+            self.json.skip();
+        }
+        let before = self.plain.frames.len();
+        if wanted.plain {
+            encode(&message.payload, wanted.plain_deflated, message.kind, &mut self.plain);
+            &self.plain.frames[before..]
+        } else {
+            self.plain.skip();
+            &[]
+        }
     }
 
     fn note(&mut self, message: &Message, own: &Incarnation) {
@@ -60,27 +81,53 @@ impl Batch {
         }
     }
 
-    fn encode(&mut self, message: &Message, deflated: Option<&[u8]>) -> &[u8] {
-        let before = self.plain.len();
-        frame::encode(message.kind.into(), &message.payload, &mut self.plain);
-        match (deflated, &mut self.deflated) {
-            (Some(deflated), frames) => {
-                let frames = frames.get_or_insert_with(|| BytesMut::from(&self.plain[..before]));
-                frame::encode_deflated(message.kind, deflated, frames);
-            }
-            (None, Some(frames)) => frames.extend_from_slice(&self.plain[before..]),
-            (None, None) => {}
-        }
-        &self.plain[before..]
-    }
-
     pub fn is_empty(&self) -> bool {
-        self.plain.is_empty()
+        self.about.messages == 0
     }
 
     /// What was added since the last time.
     pub fn take(&mut self) -> Frames {
         let about = std::mem::replace(&mut self.about, About::nothing());
-        Frames::new(self.plain.split().freeze(), self.deflated.take().map(BytesMut::freeze), about)
+        Frames::new(self.plain.take(), self.json.take(), about)
+    }
+}
+
+/// A batch in one form: an unbroken run of messages up to the last.
+#[derive(Default)]
+struct Encoding {
+    frames: BytesMut,
+    deflated: Option<BytesMut>,
+    /// See [`Encoded::is_late`].
+    is_late: bool,
+}
+
+impl Encoding {
+    fn add(&mut self, kind: PayloadKind, payload: &[u8], deflated: Option<&[u8]>) {
+        let before = self.frames.len();
+        frame::encode(kind.into(), payload, &mut self.frames);
+        match (deflated, &mut self.deflated) {
+            (Some(deflated), frames) => {
+                let frames = frames.get_or_insert_with(|| BytesMut::from(&self.frames[..before]));
+                frame::encode_deflated(kind, deflated, frames);
+            }
+            (None, Some(frames)) => frames.extend_from_slice(&self.frames[before..]),
+            (None, None) => {}
+        }
+    }
+
+    /// A message that nobody wants so. Who wanted those before it has gone; who wants a later one must not hear them
+    /// without this one.
+    fn skip(&mut self) {
+        self.frames.clear();
+        self.deflated = None;
+        self.is_late = true;
+    }
+
+    fn take(&mut self) -> Encoded {
+        Encoded {
+            frames: self.frames.split().freeze(),
+            deflated: self.deflated.take().map(BytesMut::freeze),
+            is_late: std::mem::take(&mut self.is_late),
+        }
     }
 }

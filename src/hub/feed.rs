@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,6 +20,7 @@ use super::worker::Audience;
 use super::{Batching, Hub, Listener};
 use crate::instance::InstanceName;
 use crate::message::{Message, Target, now_unix_ms};
+use crate::protocol::frame;
 use crate::topic::Topic;
 
 /// Batches this long are handed out before more is added: longer ones save no system calls, since a socket's send
@@ -42,7 +42,7 @@ pub struct Feed {
     /// What was not handed out yet: for all who hear the broadcast, and by topic.
     broadcast: Batch,
     topics: HashMap<Topic, Batch>,
-    /// Bytes in all of them.
+    /// Bytes in all of them, each message counted as its plain frame.
     bytes: usize,
     history: Option<History>,
     coalesce: Duration,
@@ -109,6 +109,7 @@ impl Feed {
                 Target::Instance(_) | Target::Topic(_) => continue,
             }
             self.due.get_or_insert(now + self.coalesce);
+            self.bytes += frame::encoded_len(message.payload.len());
             if self.bytes >= BATCH_BYTES {
                 self.hand_out().await;
             }
@@ -117,8 +118,9 @@ impl Feed {
 
     /// For all who hear the broadcast, be it meant for every instance or for this one alone.
     fn add_broadcast(&mut self, message: &Message, now: Instant) {
-        let frame = self.broadcast.add(&mut self.encoder, message, deflates(&self.hub));
-        self.bytes += frame.len();
+        let mut wanted = self.hub.shared.demand.now();
+        wanted.plain |= self.history.is_some();
+        let frame = self.broadcast.add(&mut self.encoder, message, wanted);
         // What is said to one instance alone concerns those who are there.
         if message.target == Target::Broadcast
             && let Some(history) = &mut self.history
@@ -137,7 +139,7 @@ impl Feed {
             self.topics.insert(topic.clone(), Batch::default());
         }
         let Some(batch) = self.topics.get_mut(topic) else { return };
-        self.bytes += batch.add(&mut self.encoder, message, deflates(&self.hub)).len();
+        batch.add(&mut self.encoder, message, self.hub.shared.demand.now());
     }
 
     async fn let_in(&mut self, latecomer: Latecomer) {
@@ -166,11 +168,6 @@ impl Feed {
             worker.hand_out(audience.clone(), frames.clone()).await;
         }
     }
-}
-
-/// A listener that joins meanwhile can read plain frames as well.
-fn deflates(hub: &Hub) -> bool {
-    hub.shared.inflating.load(Ordering::Relaxed) > 0
 }
 
 /// When a message was heard that the broker has kept: when it was published, of which AMQP tells whole seconds.

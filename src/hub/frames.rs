@@ -1,16 +1,27 @@
-//! What listeners are handed: one encoding for all, or two.
+//! What listeners are handed: one encoding for all who want the same format.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::Format;
+
 /// Encoded frames, shared by everyone who hears them. A cheap clone.
 #[derive(Clone, Debug)]
 pub struct Frames {
-    plain: Bytes,
-    /// Where a message was compressed, the same messages for those who can inflate it.
-    deflated: Option<Bytes>,
+    plain: Encoded,
+    json: Encoded,
     about: About,
+}
+
+/// Messages in one form: all of a batch, or the last of it if nobody wanted them so at first.
+#[derive(Clone, Debug, Default)]
+pub struct Encoded {
+    pub frames: Bytes,
+    /// Where a message was compressed, the same messages for those who can inflate it.
+    pub deflated: Option<Bytes>,
+    /// Not all of the batch: whoever wants this form came when the batch had begun.
+    pub is_late: bool,
 }
 
 /// What the metrics want to know of the messages in frames.
@@ -41,30 +52,51 @@ impl About {
 }
 
 impl Frames {
-    pub fn new(plain: Bytes, deflated: Option<Bytes>, about: About) -> Frames {
-        Frames { plain, deflated, about }
+    pub fn new(plain: Encoded, json: Encoded, about: About) -> Frames {
+        Frames { plain, json, about }
     }
 
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// For clients without compression.
-    pub fn plain(&self) -> &Bytes {
-        &self.plain
-    }
-
-    /// For clients that negotiated compression: what gained by it is compressed, the rest is plain here too.
-    pub fn deflated(&self) -> &Bytes {
-        self.deflated.as_ref().unwrap_or(&self.plain)
+    /// The messages as a listener wants them; empty if nobody wanted them so when they were encoded.
+    pub fn of(&self, format: Format) -> &Bytes {
+        match format {
+            Format::Plain => &self.plain.frames,
+            Format::PlainDeflated => self.plain.deflated(),
+            Format::Json => &self.json.frames,
+            Format::JsonDeflated => self.json.deflated(),
+        }
     }
 
     /// One behind the other.
     pub fn join(parts: &[Frames]) -> Frames {
-        let join = |part: fn(&Frames) -> &[u8]| Bytes::from(parts.iter().map(part).collect::<Vec<_>>().concat());
-        let is_deflated = parts.iter().any(|part| part.deflated.is_some());
-        let deflated = is_deflated.then(|| join(|part| part.deflated()));
         let about = parts.iter().map(|part| part.about).reduce(About::then).unwrap_or_else(About::nothing);
-        Frames { plain: join(|part| part.plain()), deflated, about }
+        let plain: Vec<&Encoded> = parts.iter().map(|part| &part.plain).collect();
+        let json: Vec<&Encoded> = parts.iter().map(|part| &part.json).collect();
+        Frames { plain: Encoded::join(&plain), json: Encoded::join(&json), about }
+    }
+}
+
+impl Encoded {
+    /// What gained by it is compressed, the rest is as for everyone.
+    fn deflated(&self) -> &Bytes {
+        self.deflated.as_ref().unwrap_or(&self.frames)
+    }
+
+    /// From the last part on that began without anybody who wants this form: who does now has come since.
+    fn join(parts: &[&Encoded]) -> Encoded {
+        let late = parts.iter().rposition(|part| part.is_late);
+        let parts = &parts[late.unwrap_or(0)..];
+        let join = |frames: fn(&Encoded) -> &Bytes| {
+            Bytes::from(parts.iter().map(|part| &frames(part)[..]).collect::<Vec<_>>().concat())
+        };
+        let is_deflated = parts.iter().any(|part| part.deflated.is_some());
+        Encoded {
+            frames: join(|part| &part.frames),
+            deflated: is_deflated.then(|| join(Encoded::deflated)),
+            is_late: late.is_some(),
+        }
     }
 }

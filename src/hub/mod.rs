@@ -1,11 +1,12 @@
 //! Who listens here, and the fan-out to them.
 //!
-//! The hub takes messages from the broker, encodes each once and hands the same bytes to every listener. It waits
-//! for no listener, does no I/O of its own and asks nothing of the broker. Listeners are spread over workers, one per
-//! thread; a worker alone owns its list, so nothing is locked while it works.
+//! The hub takes messages from the broker, encodes each once for each format that somebody wants and hands the same bytes
+//! to all who want it. It waits for no listener, does no I/O of its own and asks nothing of the broker. Listeners are
+//! spread over workers, one per thread; a worker alone owns its list, so nothing is locked while it works.
 
 mod batch;
 mod feed;
+mod format;
 mod frames;
 mod history;
 mod seat;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::instance::Incarnation;
 use crate::interest::Interest;
@@ -25,6 +26,8 @@ use crate::message::Message;
 use crate::metrics::HubMetrics;
 use crate::topic::Pattern;
 use feed::{Feed, Latecomer};
+use format::Demand;
+pub use format::Format;
 pub use frames::{About, Frames};
 pub use history::{HistoryLimits, Replay};
 pub use seat::Seat;
@@ -38,12 +41,12 @@ pub trait Listener: Send + Sync + 'static {
     /// Takes encoded frames, at once and without waiting: they are written, kept, or the listener gives up.
     fn deliver(&self, frames: &Frames);
 
-    /// Takes frames of the past, before any other: plain ones, which are right for whoever inflates, too.
+    /// Takes frames of the past, before any other: plain ones that are not compressed.
     fn replay(&self, past: &[Bytes]);
 
-    /// Whether it wants [`Frames::deflated`]; never changes.
-    fn inflates(&self) -> bool {
-        false
+    /// How it wants [`Frames`]; never changes.
+    fn format(&self) -> Format {
+        Format::Plain
     }
 
     /// Where the hub notes its own place for this listener.
@@ -74,8 +77,7 @@ pub struct Hub {
 struct Shared {
     workers: Box<[WorkerHandle]>,
     entered: AtomicUsize,
-    /// Listeners now that inflate.
-    inflating: AtomicUsize,
+    demand: Demand,
     interest: Arc<Interest>,
     metrics: HubMetrics,
     /// To [`Hub::run`]; bounded by the number of sessions.
@@ -92,7 +94,7 @@ impl Hub {
         let shared = Shared {
             workers,
             entered: AtomicUsize::new(0),
-            inflating: AtomicUsize::new(0),
+            demand: Demand::default(),
             interest,
             metrics,
             latecomers,
@@ -103,9 +105,7 @@ impl Hub {
 
     /// A place for `listener`, which hears nothing yet. A listener enters once.
     pub fn enter(&self, listener: Arc<dyn Listener>) -> Membership {
-        if listener.inflates() {
-            self.shared.inflating.fetch_add(1, Ordering::Relaxed);
-        }
+        self.shared.demand.add(listener.format());
         let worker = self.shared.entered.fetch_add(1, Ordering::Relaxed) % self.shared.workers.len();
         Membership { hub: self.clone(), worker: worker as u32, joined: false, subscribing: false, listener }
     }
@@ -169,6 +169,20 @@ impl Membership {
         self.worker().change(Change::Unsubscribe(self.listener.clone(), pattern.clone()));
     }
 
+    /// Ready when what is published from then on, and what `pattern` matches of it, will be delivered here.
+    pub async fn in_force(&self, pattern: &Pattern) {
+        self.hub.shared.interest.in_force(pattern).await;
+    }
+
+    /// Ready when all that was changed so far counts: what it hears no more does not come any more. Whoever changes much
+    /// waits for this, so that the worker is not left behind.
+    pub async fn caught_up(&self) {
+        let (done, is_done) = oneshot::channel();
+        self.worker().change(Change::Tell(done));
+        // A worker ends only with its runtime.
+        let _ = is_done.await;
+    }
+
     fn worker(&self) -> &WorkerHandle {
         &self.hub.shared.workers[self.worker as usize]
     }
@@ -176,13 +190,11 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        if self.listener.inflates() {
-            self.hub.shared.inflating.fetch_sub(1, Ordering::Relaxed);
-        }
         self.leave();
         if self.subscribing {
             self.worker().change(Change::UnsubscribeAll(self.listener.clone()));
         }
+        self.hub.shared.demand.remove(self.listener.format());
     }
 }
 

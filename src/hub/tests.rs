@@ -10,6 +10,7 @@ use crate::instance::InstanceName;
 use crate::message::{PayloadKind, Target};
 use crate::topic::Topic;
 
+mod formats;
 mod replay;
 
 #[derive(Default)]
@@ -17,14 +18,13 @@ struct Ear {
     heard: Mutex<Vec<u8>>,
     /// When it was handed something.
     times: Mutex<Vec<Instant>>,
-    inflates: bool,
+    format: Format,
     seat: Seat,
 }
 
 impl Listener for Ear {
     fn deliver(&self, frames: &Frames) {
-        let frames = if self.inflates { frames.deflated() } else { frames.plain() };
-        self.heard.lock().unwrap().extend_from_slice(frames);
+        self.heard.lock().unwrap().extend_from_slice(frames.of(self.format));
         self.times.lock().unwrap().push(Instant::now());
     }
 
@@ -32,8 +32,8 @@ impl Listener for Ear {
         self.heard.lock().unwrap().extend(past.concat());
     }
 
-    fn inflates(&self) -> bool {
-        self.inflates
+    fn format(&self) -> Format {
+        self.format
     }
 
     fn seat(&self) -> &Seat {
@@ -178,47 +178,4 @@ async fn a_full_batch_does_not_wait_and_no_batch_waits_unless_asked() {
         ear.hears_something().await;
         assert_eq!(ear.times.lock().unwrap()[0], began);
     }
-}
-
-#[tokio::test]
-async fn a_batch_is_kept_once_until_something_in_it_is_compressed() {
-    let long: &str = Box::leak("long ".repeat(100).into_boxed_str());
-    let (mut encoder, mut batch) = (Encoder::new(own(), 100), Batch::default());
-    batch.add(&mut encoder, &message(Target::Broadcast, "short"), true);
-    batch.add(&mut encoder, &message(Target::Broadcast, long), false);
-    let frames = batch.take();
-    assert_eq!(frames.plain().as_ptr(), frames.deflated().as_ptr());
-
-    for text in ["a", long, "b"] {
-        batch.add(&mut encoder, &message(Target::Broadcast, text), true);
-    }
-    let mixed = batch.take();
-    let (plain, deflated) = (mixed.plain(), mixed.deflated());
-    assert!(deflated.len() < plain.len() / 5, "{} of {}", deflated.len(), plain.len());
-    assert_eq!((&deflated[..3], &deflated[deflated.len() - 3..]), (&b"\x81\x01a"[..], &b"\x81\x01b"[..]));
-    assert_eq!(deflated[3], 0xC1, "compressed text");
-
-    let joined = Frames::join(&[frames.clone(), mixed.clone(), frames.clone()]);
-    assert_eq!(joined.plain(), &[&frames.plain()[..], plain, frames.plain()].concat());
-    assert_eq!(joined.deflated(), &[&frames.plain()[..], deflated, frames.plain()].concat());
-    let same = Frames::join(&[frames.clone(), frames]);
-    assert_eq!(same.plain().as_ptr(), same.deflated().as_ptr());
-}
-
-#[tokio::test]
-async fn messages_are_compressed_while_someone_inflates() {
-    let (hub, deliveries) = start();
-    let long = || vec![message(Target::Broadcast, Box::leak("long ".repeat(100).into_boxed_str()))];
-    let plain: Arc<Ear> = Arc::default();
-    let inflating = Arc::new(Ear { inflates: true, ..Ear::default() });
-    let _membership = joined(&hub, plain.clone());
-    let membership = joined(&hub, inflating.clone());
-    deliveries.send(long()).await.unwrap();
-    for ear in [&plain, &inflating] {
-        ear.hears_something().await;
-    }
-    assert!(inflating.bytes() < plain.bytes() / 5, "{} of {}", inflating.bytes(), plain.bytes());
-    assert_eq!(hub.shared.inflating.load(Ordering::Relaxed), 1);
-    drop(membership);
-    assert_eq!(hub.shared.inflating.load(Ordering::Relaxed), 0);
 }

@@ -1,14 +1,16 @@
 //! One share of the listeners, and the task that alone owns their lists.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use slab::Slab;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::format::ByFormat;
 use super::subscriptions::{Subscriber, Subscriptions};
-use super::{BATCHES_WAITING_MAX, Frames, Listener};
+use super::{BATCHES_WAITING_MAX, Format, Frames, Listener};
 use crate::interest::Interest;
 use crate::metrics::HubMetrics;
 use crate::topic::{Pattern, Topic};
@@ -17,8 +19,8 @@ use crate::topic::{Pattern, Topic};
 /// millisecond, so that a long fan-out starves neither accepts nor pongs.
 const DELIVERIES_PER_TURN: usize = 64;
 
-/// Batches that wait are joined up to this size, for one write per listener instead of several.
-const JOINED_BYTES_MAX: usize = 128 * 1024;
+/// Batches that wait are joined up to this size of their payloads, for one write per listener instead of several.
+const JOINED_BYTES_MAX: u64 = 128 * 1024;
 
 /// Who hears a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub enum Change {
     Unsubscribe(Arc<dyn Listener>, Pattern),
     /// All subscriptions of who had some end.
     UnsubscribeAll(Arc<dyn Listener>),
+    /// Somebody wants to know that all before this has happened.
+    Tell(oneshot::Sender<()>),
 }
 
 /// What must happen in the order in which the hub says it.
@@ -65,13 +69,13 @@ pub struct WorkerHandle {
 
 impl WorkerHandle {
     /// Never waits, since leaving happens in a `Drop`; the number of changes is bounded by that of sessions and what each
-    /// may have.
+    /// may change before it waits for the worker.
     pub fn change(&self, change: Change) {
         match change {
             Change::Join(_) => self.expect_one(),
             Change::Leave(_) => drop(self.counts.joined.fetch_sub(1, Ordering::Release)),
             Change::UnsubscribeAll(_) => drop(self.counts.subscribing.fetch_sub(1, Ordering::Release)),
-            Change::Subscribe(..) | Change::Unsubscribe(..) => {}
+            Change::Subscribe(..) | Change::Unsubscribe(..) | Change::Tell(_) => {}
         }
         // A worker ends only with its runtime, when nobody listens any more.
         let _ = self.changes.send(change);
@@ -113,8 +117,8 @@ pub struct Worker {
     next: Option<Work>,
     /// Who hears the broadcast.
     joined: Vec<Arc<dyn Listener>>,
-    /// Of them, who inflates.
-    inflating: usize,
+    /// How many of them want each format.
+    joined_by_format: ByFormat,
     subscribers: Slab<Subscribing>,
     subscriptions: Subscriptions,
     /// Who hears the topic at hand.
@@ -126,7 +130,7 @@ pub struct Worker {
 /// Someone with subscriptions.
 struct Subscribing {
     listener: Arc<dyn Listener>,
-    patterns: Vec<Pattern>,
+    patterns: HashSet<Pattern>,
 }
 
 impl Worker {
@@ -138,7 +142,7 @@ impl Worker {
             work: work_in,
             next: None,
             joined: Vec::new(),
-            inflating: 0,
+            joined_by_format: ByFormat::default(),
             subscribers: Slab::new(),
             subscriptions: Subscriptions::default(),
             hearing: Vec::new(),
@@ -180,24 +184,27 @@ impl Worker {
         match audience {
             Audience::Broadcast => {
                 deliver(&frames, self.joined.iter()).await;
-                self.count(&frames, self.joined.len(), self.inflating);
+                self.count(&frames, &self.joined_by_format);
             }
             Audience::Topic(topic) => {
                 self.subscriptions.of(topic, &mut self.hearing);
                 let listeners = self.hearing.iter().map(|subscriber| &self.subscribers[*subscriber as usize].listener);
                 deliver(&frames, listeners.clone()).await;
-                let inflating = listeners.filter(|listener| listener.inflates()).count();
-                self.count(&frames, self.hearing.len(), inflating);
+                let mut by_format = ByFormat::default();
+                listeners.for_each(|listener| by_format.add(listener.format()));
+                self.count(&frames, &by_format);
             }
         }
     }
 
     /// Once for all deliveries: something that workers share, touched at each, would cost more than the rest of it.
-    fn count(&self, frames: &Frames, listeners: usize, inflating: usize) {
+    fn count(&self, frames: &Frames, listeners: &ByFormat) {
+        let lengths = Format::ALL.map(|format| (listeners.of(format), frames.of(format).len()));
+        let bytes: usize = lengths.iter().map(|(listeners, length)| listeners * length).sum();
+        let listeners: usize = lengths.iter().filter(|(_, length)| *length > 0).map(|(listeners, _)| listeners).sum();
         if listeners == 0 {
             return;
         }
-        let bytes = (listeners - inflating) * frames.plain().len() + inflating * frames.deflated().len();
         let about = frames.about();
         self.metrics.delivered(listeners as u64 * about.messages, bytes as u64);
         self.metrics.latencies(about.taken, about.read);
@@ -206,11 +213,11 @@ impl Worker {
     /// Joins the batches for the same audience that piled up meanwhile, but none behind anything else.
     fn join_waiting(&mut self, audience: &Audience, first: Frames) -> Frames {
         let Some(second) = self.next_frames(audience) else { return first };
-        let mut bytes = first.plain().len() + second.plain().len();
+        let mut bytes = first.about().payload_bytes + second.about().payload_bytes;
         let mut parts = vec![first, second];
         while bytes < JOINED_BYTES_MAX {
             let Some(next) = self.next_frames(audience) else { break };
-            bytes += next.plain().len();
+            bytes += next.about().payload_bytes;
             parts.push(next);
         }
         Frames::join(&parts)
@@ -247,13 +254,15 @@ impl Worker {
             Change::Subscribe(listener, pattern) => self.subscribe(listener, &pattern),
             Change::Unsubscribe(listener, pattern) => self.unsubscribe(&*listener, &pattern),
             Change::UnsubscribeAll(listener) => self.unsubscribe_all(&*listener),
+            // Who does not wait any more does not care.
+            Change::Tell(done) => _ = done.send(()),
         }
     }
 
     // --- the broadcast ---
 
     fn join(&mut self, listener: Arc<dyn Listener>) {
-        self.inflating += usize::from(listener.inflates());
+        self.joined_by_format.add(listener.format());
         listener.seat().set_joined(Some(self.joined.len()));
         self.joined.push(listener);
     }
@@ -263,7 +272,7 @@ impl Worker {
         let Some(index) = listener.seat().joined() else { return listener.seat().set_left() };
         listener.seat().set_joined(None);
         self.joined.swap_remove(index);
-        self.inflating -= usize::from(listener.inflates());
+        self.joined_by_format.remove(listener.format());
         if let Some(moved) = self.joined.get(index) {
             moved.seat().set_joined(Some(index));
         }
@@ -273,20 +282,20 @@ impl Worker {
 
     fn subscribe(&mut self, listener: Arc<dyn Listener>, pattern: &Pattern) {
         let subscriber = listener.seat().subscriber().unwrap_or_else(|| {
-            let subscriber = self.subscribers.insert(Subscribing { listener: listener.clone(), patterns: Vec::new() });
+            let subscriber =
+                self.subscribers.insert(Subscribing { listener: listener.clone(), patterns: HashSet::new() });
             listener.seat().set_subscriber(Some(subscriber));
             subscriber
         });
         let pattern = self.subscriptions.add(pattern, number(subscriber));
-        self.subscribers[subscriber].patterns.push(pattern);
+        self.subscribers[subscriber].patterns.insert(pattern);
     }
 
     fn unsubscribe(&mut self, listener: &dyn Listener, pattern: &Pattern) {
         let Some(subscriber) = listener.seat().subscriber() else { return };
-        let patterns = &mut self.subscribers[subscriber].patterns;
-        let Some(index) = patterns.iter().position(|one| one == pattern) else { return };
-        patterns.swap_remove(index);
-        self.end_subscription(subscriber, pattern);
+        if self.subscribers[subscriber].patterns.remove(pattern) {
+            self.end_subscription(subscriber, pattern);
+        }
     }
 
     fn unsubscribe_all(&mut self, listener: &dyn Listener) {

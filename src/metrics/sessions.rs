@@ -13,12 +13,13 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 13] = [
+pub const REFUSALS: [&str; 14] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_host",
     "bad_key",
     "bad_extensions",
+    "bad_subprotocols",
     "foreign_origin",
     "bad_topic",
     "not_replayed",

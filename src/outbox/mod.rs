@@ -103,6 +103,22 @@ impl Outbox {
         }
     }
 
+    /// Keeps `frames` for the session's task to write with whatever else there is: for whoever has better things to do than
+    /// a system call for each of many small answers. The limit is that of [`Outbox::send`].
+    pub fn post(&self, frames: &Bytes, bytes_max: usize) -> Verdict {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Verdict::Closed;
+        }
+        let backlog = state.backlog.get_or_insert_default();
+        if backlog.bytes() > 0 && backlog.counted_bytes() + frames.len() > bytes_max {
+            return Verdict::Full;
+        }
+        backlog.push(frames.clone());
+        state.wake();
+        Verdict::Taken
+    }
+
     /// Puts the close frame behind what waits (or, unless `flush`, in its place) and takes nothing more.
     /// False if the outbox was closing already.
     pub fn close(&self, socket: &impl Socket, frame: Bytes, flush: bool) -> bool {

@@ -12,6 +12,8 @@ use crate::protocol::{Opcode, encode, frame};
 enum Step {
     /// One batch: a message of each of these lengths.
     Messages(Vec<usize>),
+    /// The answer to a request, of this length, for the session's task to write.
+    Answer(usize),
     /// A pong with a payload of this length.
     Pong(usize),
     /// The socket takes so many bytes.
@@ -31,6 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     let room = prop_oneof![3 => 1..500_usize, 2 => 1..100_000_usize];
     prop_oneof![
         4 => vec(length, 1..8).prop_map(Step::Messages),
+        1 => (4..300_usize).prop_map(Step::Answer),
         1 => (0..=125_usize).prop_map(Step::Pong),
         4 => room.prop_map(Step::Room),
     ]
@@ -75,6 +78,13 @@ impl Trial {
                 self.stub.makes_room(*bytes);
                 self.flush();
                 return true;
+            }
+            Step::Answer(length) => {
+                let frame = self.frame(Opcode::Text, *length);
+                if self.outbox.post(&frame, self.bytes_max) == Verdict::Taken {
+                    return true;
+                }
+                frame
             }
             Step::Pong(length) => self.frame(Opcode::Pong, *length),
             Step::Messages(lengths) => {

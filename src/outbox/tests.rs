@@ -1,6 +1,7 @@
 use std::io::IoSlice;
-use std::sync::Mutex;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 
@@ -38,6 +39,10 @@ impl Stub {
         self.inner.lock().unwrap().taken.clone()
     }
 
+    fn writes(&self) -> usize {
+        self.inner.lock().unwrap().writes
+    }
+
     fn taken(&self) -> String {
         String::from_utf8(self.taken_bytes()).unwrap()
     }
@@ -72,12 +77,45 @@ impl Socket for Stub {
     }
 }
 
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Task {
+    woken: AtomicUsize,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 fn flush(outbox: &Outbox, stub: &Stub) -> Phase {
     outbox.poll_flush(&mut Context::from_waker(Waker::noop()), stub).0
 }
 
 fn send(outbox: &Outbox, stub: &Stub, text: &'static str) -> Verdict {
     outbox.send(stub, &Bytes::from_static(text.as_bytes()), 8)
+}
+
+#[test]
+fn what_is_posted_waits_for_the_task_and_goes_out_in_one_write() {
+    let (outbox, stub) = (Outbox::default(), Stub::with_room(100));
+    let post = |text: &'static str| outbox.post(&Bytes::from_static(text.as_bytes()), 8);
+    let task = Arc::new(Task::default());
+    outbox.poll_flush(&mut Context::from_waker(&task.clone().into()), &stub);
+    // The first is taken whatever its size.
+    assert_eq!(post("hello, you"), Verdict::Taken);
+    assert_eq!((task.woken.load(Ordering::Relaxed), stub.writes()), (1, 0));
+    assert_eq!(post("!"), Verdict::Full);
+    flush(&outbox, &stub);
+    assert_eq!([post("a"), post("b")], [Verdict::Taken; 2]);
+    // Whoever sends meanwhile comes behind.
+    assert_eq!(send(&outbox, &stub, "c"), Verdict::Taken);
+    assert_eq!(stub.writes(), 1);
+    flush(&outbox, &stub);
+    assert_eq!((stub.taken().as_str(), stub.writes()), ("hello, youabc", 2));
+    outbox.close(&stub, Bytes::from_static(b"bye"), true);
+    assert_eq!(post("d"), Verdict::Closed);
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl<'a> Rest<'a> {
 }
 
 /// Whether a token may contain it (RFC 9110 §5.6.2).
-fn is_of_token(c: char) -> bool {
+pub(super) fn is_of_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
 }
 

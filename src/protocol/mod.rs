@@ -17,7 +17,9 @@ pub mod deflate;
 pub mod extensions;
 pub mod frame;
 pub mod handshake;
+pub mod json;
 pub mod parser;
+pub mod subprotocols;
 
 mod assembly;
 mod event;

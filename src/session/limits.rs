@@ -23,6 +23,10 @@ pub struct Limits {
     pub ping_interval_ms: u32,
     /// Silence after which a session is closed.
     pub idle_timeout_ms: u32,
+    /// Topics and patterns that one session may subscribe to.
+    pub topics_per_session_max: usize,
+    /// Messages of one session that speaks JSON whose outcome may be unknown before it is read further.
+    pub pending_requests_max: u32,
     /// Time for the closing handshake.
     pub close_timeout_ms: u32,
     /// The longest time after which a client is told to come back when the instance stops.

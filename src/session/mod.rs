@@ -2,9 +2,10 @@
 //!
 //! The handle takes frames for the client (see [`Outbox`]) and may be closed by anyone; the task reads, answers control
 //! frames, hands messages to the broker and drains the outbox. It holds no timer: `sweep` looks after all sessions
-//! at once.
+//! at once. What a client of `warren.v1.json` asks for is the `conversation`'s.
 
 mod addresses;
+mod conversation;
 mod drain;
 mod limits;
 mod rate;
@@ -28,12 +29,12 @@ pub use registry::{NotAdmitted, Opening, Permit, Sessions};
 
 use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
-use crate::hub::{Frames, Listener, Replay, Seat};
+use crate::hub::{Format, Frames, Listener, Replay, Seat};
 use crate::outbox::{Outbox, Phase, Socket, Verdict};
 use crate::protocol::frame;
 use crate::topic::Pattern;
 
-/// The bit of [`Session::unsettled`] that says that the session's task waits for the rest to become 0.
+/// The bit of [`Session::unsettled`] that says that the session's task waits for the rest to become less.
 const SETTLING_AWAITED: u32 = 1 << 31;
 
 /// A session's number within its instance, from 1.
@@ -46,13 +47,15 @@ impl std::fmt::Display for SessionId {
     }
 }
 
-/// What a plain session hears, and where what it says goes.
+/// What a session hears, and where what it says goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Channel {
     /// The broadcast; before that, the past that it asks for.
     Broadcast(Option<Replay>),
     /// The topics that a pattern matches. If it names one, that one hears what the session says.
     Topic(Pattern),
+    /// Whatever the client asks for and says by requests ([`crate::protocol::json`]).
+    Requests,
 }
 
 /// The handle of one session.
@@ -71,8 +74,7 @@ pub struct Session {
     leaving: AtomicBool,
     /// Messages whose outcome is not known, and [`SETTLING_AWAITED`].
     unsettled: AtomicU32,
-    /// Compression was negotiated.
-    inflates: bool,
+    format: Format,
     /// What it listens to, and says something to if that is one topic; the broadcast, if `None`.
     topic: Option<Pattern>,
     sessions: Arc<Sessions>,
@@ -95,6 +97,15 @@ impl Session {
         match verdict {
             Verdict::Taken | Verdict::Closed => {}
             Verdict::Full => self.close(CloseReason::TooSlow),
+        }
+    }
+
+    /// Takes the answer to a request, to be sent behind what waits.
+    fn post(&self, frame: &Bytes) {
+        match self.outbox.post(frame, self.sessions.limits().outbox_bytes_max) {
+            Verdict::Taken | Verdict::Closed => {}
+            // Something waits already, so this only does what is to be done with who reads too slowly.
+            Verdict::Full => self.send(frame),
         }
     }
 
@@ -131,9 +142,26 @@ impl Session {
 
     /// Ready when the outcome of every message is known; else the session's task is woken then.
     fn poll_settled(&self) -> Poll<()> {
-        match self.unsettled.fetch_or(SETTLING_AWAITED, Ordering::AcqRel) & !SETTLING_AWAITED {
-            0 => Poll::Ready(()),
-            _ => Poll::Pending,
+        self.poll_unsettled_below(1)
+    }
+
+    /// Ready when the outcome of fewer messages than that is not known; else the session's task is woken when one more
+    /// is, in which case it looks again.
+    fn poll_unsettled_below(&self, bound: u32) -> Poll<()> {
+        if self.unsettled.fetch_or(SETTLING_AWAITED, Ordering::AcqRel) & !SETTLING_AWAITED >= bound {
+            return Poll::Pending;
+        }
+        self.unsettled.fetch_and(!SETTLING_AWAITED, Ordering::AcqRel);
+        Poll::Ready(())
+    }
+
+    /// The outcome of one more message is known, and told to whom it concerns.
+    fn note_settled(&self) {
+        self.sessions.unsettled.fetch_sub(1, Ordering::AcqRel);
+        let before = self.unsettled.fetch_sub(1, Ordering::AcqRel);
+        // A plain session only ever waits for all of them.
+        if before & SETTLING_AWAITED != 0 && (self.format.is_json() || before == SETTLING_AWAITED + 1) {
+            self.outbox.wake();
         }
     }
 
@@ -183,15 +211,19 @@ impl Session {
 
 impl Listener for Session {
     fn deliver(&self, frames: &Frames) {
-        self.send(if self.inflates { frames.deflated() } else { frames.plain() });
+        let frames = frames.of(self.format);
+        // Encoded before anybody wanted them so, hence before this session did.
+        if !frames.is_empty() {
+            self.send(frames);
+        }
     }
 
     fn replay(&self, past: &[Bytes]) {
         self.outbox.replay(past);
     }
 
-    fn inflates(&self) -> bool {
-        self.inflates
+    fn format(&self) -> Format {
+        self.format
     }
 
     fn seat(&self) -> &Seat {
@@ -207,10 +239,7 @@ impl Settle for Session {
             self.close(CloseReason::NotAccepted);
             self.sessions.note_refused();
         }
-        self.sessions.unsettled.fetch_sub(1, Ordering::AcqRel);
-        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == SETTLING_AWAITED + 1 {
-            self.outbox.wake();
-        }
+        self.note_settled();
     }
 }
 

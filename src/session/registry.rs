@@ -12,11 +12,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::addresses::{Addresses, ClientAddress};
+use super::conversation::Conversation;
 use super::limits::Limits;
 use super::task::SessionTask;
 use super::{Channel, Session, SessionId, Stream};
 use crate::broker::Broker;
-use crate::hub::{Hub, Membership, Seat};
+use crate::hub::{Format, Hub, Membership, Seat};
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
@@ -109,9 +110,9 @@ impl Sessions {
             ended: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             unsettled: AtomicU32::new(0),
-            inflates,
+            format: format(&channel, inflates),
             topic: match &channel {
-                Channel::Broadcast(_) => None,
+                Channel::Broadcast(_) | Channel::Requests => None,
                 Channel::Topic(pattern) => Some(pattern.clone()),
             },
             sessions: self.clone(),
@@ -123,8 +124,9 @@ impl Sessions {
             Channel::Broadcast(None) => membership.join(),
             Channel::Broadcast(Some(asked)) => membership.join_with_replay(asked),
             Channel::Topic(pattern) => membership.subscribe(&pattern),
+            Channel::Requests => session.welcome(),
         }
-        let registration = Registration { session, _membership: membership, permit };
+        let registration = Registration { session, membership: Some(membership), permit };
         // Looked at once it can be found, so that a drain either finds it or is seen here.
         if self.all_leave.load(Ordering::Acquire) {
             registration.session.leave();
@@ -221,11 +223,30 @@ impl Opening {
     }
 }
 
+fn format(channel: &Channel, inflates: bool) -> Format {
+    match (channel, inflates) {
+        (Channel::Broadcast(_) | Channel::Topic(_), false) => Format::Plain,
+        (Channel::Broadcast(_) | Channel::Topic(_), true) => Format::PlainDeflated,
+        (Channel::Requests, false) => Format::Json,
+        (Channel::Requests, true) => Format::JsonDeflated,
+    }
+}
+
 /// That a session stands in the map and in the hub. Its drop undoes both.
 pub(super) struct Registration {
     pub session: Arc<Session>,
-    _membership: Membership,
+    membership: Option<Membership>,
     permit: Permit,
+}
+
+impl Registration {
+    /// What a session changes by requests, if it does.
+    pub fn conversation(&mut self) -> Option<Box<Conversation>> {
+        if !self.session.format.is_json() {
+            return None;
+        }
+        self.membership.take().map(|membership| Box::new(Conversation::new(membership)))
+    }
 }
 
 impl Drop for Registration {

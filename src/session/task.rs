@@ -14,11 +14,12 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::Session;
+use super::conversation::Conversation;
 use super::rate::Allowance;
 use super::registry::Registration;
 use crate::broker::Receipt;
 use crate::close::CloseReason;
-use crate::message::{Message, PayloadKind, Target, now_unix_ms};
+use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
 use crate::outbox::Phase;
 use crate::protocol::{Event, Parser, frame};
 
@@ -36,6 +37,15 @@ thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
+/// What a session that speaks JSON has beside the rest.
+type Spoken = Option<Box<Conversation>>;
+
+enum Work {
+    None(Spoken),
+    /// Something is being done with the last input. Boxed: publishing needs much, but only while it lasts.
+    Acting(Pin<Box<dyn Future<Output = Spoken> + Send>>),
+}
+
 /// Written out by hand rather than as an `async fn`, since it exists once a session: what it holds while idle is what a
 /// session costs.
 pub(super) struct SessionTask {
@@ -43,8 +53,7 @@ pub(super) struct SessionTask {
     parser: Parser,
     /// Input that was read and is to be parsed when what came before it is done.
     unparsed: Bytes,
-    /// What is being done with the last input. Boxed: publishing needs much, but only while it lasts.
-    acting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    work: Work,
     /// What the client may still say, if that is limited.
     allowance: Allowance,
     /// The sending side of the socket is shut.
@@ -53,13 +62,14 @@ pub(super) struct SessionTask {
 
 impl SessionTask {
     /// `first` is what the client sent behind its handshake.
-    pub fn new(registration: Registration, first: &[u8]) -> SessionTask {
+    pub fn new(mut registration: Registration, first: &[u8]) -> SessionTask {
+        let work = Work::None(registration.conversation());
         let session = &registration.session;
         let (limits, now_ms) = (session.sessions.limits(), session.sessions.clock().now_ms());
-        let parser = Parser::new(limits.message_bytes_max).inflating(session.inflates);
+        let parser = Parser::new(limits.message_bytes_max).inflating(session.format.inflates());
         let allowance = limits.rate.map_or_else(Allowance::default, |rate| Allowance::full(&rate, now_ms));
         let unparsed = Bytes::copy_from_slice(first);
-        SessionTask { registration, parser, unparsed, acting: None, allowance, half_closed: false }
+        SessionTask { registration, parser, unparsed, work, allowance, half_closed: false }
     }
 
     fn session(&self) -> &Arc<Session> {
@@ -79,9 +89,8 @@ impl SessionTask {
             return Poll::Ready(self.half_close());
         }
         // What was read is acted on to its end, though the client be gone by now.
-        if let Some(acting) = &mut self.acting {
-            ready!(acting.as_mut().poll(cx));
-            self.acting = None;
+        if let Work::Acting(acting) = &mut self.work {
+            self.work = Work::None(ready!(acting.as_mut().poll(cx)));
         }
         if !self.unparsed.is_empty() {
             let unparsed = std::mem::take(&mut self.unparsed);
@@ -124,8 +133,11 @@ impl SessionTask {
             }
         }
         self.unparsed = Bytes::copy_from_slice(input);
-        if !inputs.is_empty() {
-            self.acting = Some(Box::pin(self.session().clone().act(inputs)));
+        if let Work::None(conversation) = &mut self.work
+            && !inputs.is_empty()
+        {
+            let conversation = conversation.take();
+            self.work = Work::Acting(Box::pin(self.session().clone().act(inputs, conversation)));
         }
     }
 
@@ -181,13 +193,13 @@ impl Session {
         }
     }
 
-    async fn act(self: Arc<Self>, inputs: Vec<Input>) {
+    async fn act(self: Arc<Self>, inputs: Vec<Input>, mut conversation: Spoken) -> Spoken {
         for input in inputs {
             // Answering pings alone would never give way: a read holds ten thousand of them.
             tokio::task::coop::consume_budget().await;
             // Nothing more is handed over once a refusal is known.
             if self.has_ended() {
-                return;
+                break;
             }
             match input {
                 Input::Event(Event::Message { kind: PayloadKind::Text, payload }) if is_keep_alive(&payload) => {
@@ -195,7 +207,10 @@ impl Session {
                         self.send(&frame::message(PayloadKind::Text, b"pong"));
                     }
                 }
-                Input::Event(Event::Message { kind, payload }) => self.publish(kind, payload).await,
+                Input::Event(Event::Message { kind, payload }) => match &mut conversation {
+                    Some(conversation) => conversation.hear(&self, kind, &payload).await,
+                    None => self.publish(kind, payload).await,
+                },
                 Input::Event(Event::Ping(payload)) => self.send(&frame::pong(&payload)),
                 Input::Event(Event::Pong(_)) => {}
                 Input::Event(Event::Close { code, .. }) => {
@@ -206,16 +221,29 @@ impl Session {
                 Input::Offence(reason) => self.close(reason),
             }
         }
+        conversation
     }
 
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {
         let Some(target) = self.target() else { return self.close(CloseReason::ListensOnly) };
+        let id = self.sessions.message_ids().next();
+        self.hand_over(id, target, kind, payload, Receipt::to(self.clone())).await;
+    }
+
+    /// Publishes; the receipt must come to [`Session::note_settled`].
+    pub(super) async fn hand_over(
+        &self,
+        id: MessageId,
+        target: Target,
+        kind: PayloadKind,
+        payload: Bytes,
+        receipt: Receipt,
+    ) {
         self.unsettled.fetch_add(1, Ordering::Relaxed);
         self.sessions.metrics().received(payload.len());
         self.sessions.unsettled.fetch_add(1, Ordering::Relaxed);
-        let id = Some(self.sessions.message_ids().next());
-        let message = Message { id, target, kind, published_ms: now_unix_ms(), payload };
-        self.sessions.broker().publish(message, Receipt::to(self.clone())).await;
+        let message = Message { id: Some(id), target, kind, published_ms: now_unix_ms(), payload };
+        self.sessions.broker().publish(message, receipt).await;
     }
 }
 

@@ -6,6 +6,7 @@ mod topics;
 mod bench;
 mod chaos;
 mod contract;
+mod json;
 mod nodes;
 mod outage;
 mod rabbitmq;

@@ -261,6 +261,8 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
         sessions_per_address_max: 0,
         ping_interval_ms: 1000,
         idle_timeout_ms: 2000,
+        topics_per_session_max: 1,
+        pending_requests_max: 1,
         close_timeout_ms: 1000,
         retry_after_max_ms: 1,
         answer_keep_alive: false,

@@ -32,6 +32,7 @@ fn fuzz_opening_handshakes() {
     fuzz("opening handshakes", inputs, |lines| {
         let headers: HeaderMap = lines.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let _ = extension(&headers);
+        let _ = subprotocol(&headers);
         let checked = check(&headers);
         match checked {
             Ok(key) => {

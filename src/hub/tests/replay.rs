@@ -22,7 +22,7 @@ struct Counter {
 
 impl Listener for Counter {
     fn deliver(&self, frames: &Frames) {
-        self.live.lock().unwrap().extend(numbers(frames.plain()));
+        self.live.lock().unwrap().extend(numbers(frames.of(Format::Plain)));
         if self.dawdles {
             std::thread::sleep(Duration::from_micros(200));
         }

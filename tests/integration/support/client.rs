@@ -6,8 +6,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::within_deadline;
@@ -36,6 +36,14 @@ impl Client {
     pub async fn connect_at(address: SocketAddr, path: &str) -> Client {
         let connecting = connect_async(format!("ws://{address}{path}"));
         let (socket, _) = within_deadline("the handshake", connecting).await.expect("an upgrade");
+        Client { socket }
+    }
+
+    /// One on `/message` with this subprotocol, which must be agreed to.
+    pub async fn connect_speaking(address: SocketAddr, subprotocol: &str) -> Client {
+        let uri = format!("ws://{address}/message").parse().expect("a URI");
+        let request = ClientRequestBuilder::new(uri).with_sub_protocol(subprotocol);
+        let (socket, _) = within_deadline("the handshake", connect_async(request)).await.expect("an upgrade");
         Client { socket }
     }
 

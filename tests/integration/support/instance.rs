@@ -13,6 +13,7 @@ use warren::instance::InstanceName;
 
 use super::broker::Cluster;
 use super::client::{Client, get_json};
+use super::json::JsonClient;
 use super::metrics::Metrics;
 use super::{eventually, within_deadline};
 
@@ -84,6 +85,11 @@ impl Instance {
     /// A session on a topic, or on all that a pattern matches, as it stands in a URL's path.
     pub async fn subscribe(&self, topic: &str) -> Client {
         Client::subscribe(self.address, topic).await
+    }
+
+    /// A session that speaks `warren.v1.json`.
+    pub async fn converse(&self) -> JsonClient {
+        JsonClient::connect(self.address).await
     }
 
     pub async fn connect_many(&self, count: usize) -> Vec<Client> {

@@ -7,6 +7,7 @@ pub mod client;
 pub mod deflate;
 pub mod http;
 pub mod instance;
+pub mod json;
 pub mod load;
 pub mod metrics;
 pub mod process;

@@ -89,10 +89,23 @@ impl Raw {
 
     /// A session that negotiates compression; what it receives is inflated.
     pub async fn connect_compressed(address: SocketAddr) -> Raw {
+        Self::connect_compressed_with(address, &[]).await
+    }
+
+    /// The same with a subprotocol, which must be agreed to.
+    pub async fn connect_compressed_speaking(address: SocketAddr, subprotocol: &str) -> Raw {
+        Self::connect_compressed_with(address, &[("Sec-WebSocket-Protocol", subprotocol)]).await
+    }
+
+    async fn connect_compressed_with(address: SocketAddr, headers: &[(&str, &str)]) -> Raw {
         let mut client = Self::tcp(address).await;
-        client.send(handshake_with(address, &[("Sec-WebSocket-Extensions", "permessage-deflate")])).await;
+        let offer = [("Sec-WebSocket-Extensions", "permessage-deflate")];
+        client.send(handshake_with(address, &[&offer, headers].concat())).await;
         let answer = client.answer().await;
         assert!(answer.header("sec-websocket-extensions").is_some_and(|value| value.starts_with("permessage-deflate")));
+        for (name, value) in headers {
+            assert_eq!(answer.header(&name.to_ascii_lowercase()), Some(*value));
+        }
         client.inflates = true;
         client.is_open().await;
         client

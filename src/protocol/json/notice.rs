@@ -1,0 +1,136 @@
+//! What the server tells a client.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::request::{Refusal, RequestId};
+use crate::message::{Message, MessageId, PayloadKind, Target};
+use crate::protocol::frame;
+
+/// Something that the server tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Notice<'a> {
+    /// The session has begun. The first of all.
+    Welcome { protocol: Cow<'a, str>, session: Cow<'a, str>, instance: Cow<'a, str>, limits: SessionLimits },
+    /// A message of a topic, or of the broadcast.
+    Message {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        topic: Option<Cow<'a, str>>,
+        #[serde(default, skip_serializing_if = "is_false")]
+        broadcast: bool,
+        /// As its publisher gave it, if it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<Cow<'a, str>>,
+        /// When it was published: RFC 3339 in UTC, with milliseconds.
+        time: Cow<'a, str>,
+        /// The payload of a text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<Cow<'a, str>>,
+        /// That of any other bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base64: Option<Cow<'a, str>>,
+    },
+    /// A request was granted.
+    Ack {
+        id: Cow<'a, str>,
+        /// By which everybody knows what was published.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_id: Option<Cow<'a, str>>,
+    },
+    Pong {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<Cow<'a, str>>,
+    },
+    /// A request was not granted.
+    Error {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<Cow<'a, str>>,
+        code: u16,
+        message: Cow<'a, str>,
+    },
+}
+
+/// What a client had better know before it meets a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionLimits {
+    /// Of the text message that a request is.
+    pub message_bytes_max: usize,
+    pub topics_per_session_max: usize,
+    pub topics_per_request_max: usize,
+    pub pending_requests_max: u32,
+}
+
+impl<'a> Notice<'a> {
+    pub fn ack(request: &'a RequestId, message: Option<&'a MessageId>) -> Notice<'a> {
+        Notice::Ack { id: request.as_str().into(), message_id: message.map(|id| id.as_str().into()) }
+    }
+
+    pub fn pong(request: Option<&'a RequestId>) -> Notice<'a> {
+        Notice::Pong { id: request.map(|id| id.as_str().into()) }
+    }
+
+    /// The frame to send.
+    pub fn frame(&self) -> Bytes {
+        frame::message(PayloadKind::Text, &self.text())
+    }
+
+    pub(super) fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        self.write(&mut text);
+        text
+    }
+
+    fn write(&self, text: &mut Vec<u8>) {
+        serde_json::to_writer(text, self).expect("memory takes what is written, and all keys are texts");
+    }
+}
+
+impl<'a> From<&'a Refusal> for Notice<'a> {
+    fn from(refusal: &'a Refusal) -> Notice<'a> {
+        Notice::Error {
+            id: refusal.id.as_ref().map(|id| id.as_str().into()),
+            code: refusal.code.number(),
+            message: refusal.explanation.as_str().into(),
+        }
+    }
+}
+
+/// Makes `text` what a message is for every session that hears it.
+pub fn encode_message(message: &Message, text: &mut Vec<u8>) {
+    let topic = match &message.target {
+        Target::Topic(topic) => Some(topic.as_str().into()),
+        // What is meant for one instance alone is a broadcast to who hears it.
+        Target::Broadcast | Target::Instance(_) => None,
+    };
+    let (said, encoded) = match (message.kind, std::str::from_utf8(&message.payload)) {
+        (PayloadKind::Text, Ok(said)) => (Some(said.into()), None),
+        _ => (None, Some(STANDARD.encode(&message.payload).into())),
+    };
+    text.clear();
+    Notice::Message {
+        broadcast: topic.is_none(),
+        topic,
+        id: message.id.as_ref().map(|id| id.as_str().into()),
+        time: time(message.published_ms).into(),
+        text: said,
+        base64: encoded,
+    }
+    .write(text);
+}
+
+/// What lies outside the years of RFC 3339 is told as the last moment of them: a foreign publisher may claim any time.
+fn time(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", time.unwrap_or(Timestamp::MAX))
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}

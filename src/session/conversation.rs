@@ -1,0 +1,198 @@
+//! What a session does that speaks `warren.v1.json`: requests, one after the other, and an answer to each.
+//!
+//! What is asked for is done before the next request is looked at, but for the broker's word on what was published, which
+//! comes when it comes. So a client that publishes behind a subscription hears what it published.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::Session;
+use crate::broker::{NotAccepted, Receipt, Settle};
+use crate::hub::Membership;
+use crate::interest::IN_FORCE_TIMEOUT;
+use crate::message::{MessageId, PayloadKind, Target};
+use crate::protocol::json::{
+    self, ErrorCode, Notice, Refusal, Request, RequestId, Selection, SessionLimits, TOPICS_PER_REQUEST_MAX,
+};
+use crate::topic::Pattern;
+
+/// What a session that speaks JSON has beside one that does not. Moved along with what is being done.
+pub(super) struct Conversation {
+    membership: Membership,
+    subscribed: HashSet<Pattern>,
+    hears_broadcast: bool,
+}
+
+impl Conversation {
+    pub fn new(membership: Membership) -> Conversation {
+        Conversation { membership, subscribed: HashSet::new(), hears_broadcast: false }
+    }
+
+    /// Does what a message asks for, and answers.
+    pub async fn hear(&mut self, session: &Arc<Session>, kind: PayloadKind, payload: &[u8]) {
+        let request = match kind {
+            PayloadKind::Text => Request::parse(payload),
+            PayloadKind::Binary => Err(Refusal::new(None, ErrorCode::NotText, "a request is a text message")),
+        };
+        if let Err(refusal) = self.grant(session, request).await {
+            session.tell(&Notice::from(&refusal));
+        }
+    }
+
+    async fn grant(&mut self, session: &Arc<Session>, request: Result<Request, Refusal>) -> Result<(), Refusal> {
+        let id = match request? {
+            Request::Subscribe { id, selection } => {
+                let outcome = self.subscribe(session, selection).await;
+                outcome.map_err(|(code, explanation)| Refusal::new(id.clone(), code, explanation))?;
+                id
+            }
+            Request::Unsubscribe { id, selection } => {
+                self.unsubscribe(selection).await;
+                id
+            }
+            Request::Publish { id, target, kind, payload } => {
+                session.publish_and_tell(id, target, kind, payload).await;
+                return Ok(());
+            }
+            Request::Ping { id } => {
+                session.tell(&Notice::pong(id.as_ref()));
+                return Ok(());
+            }
+        };
+        if let Some(id) = id {
+            session.tell(&Notice::ack(&id, None));
+        }
+        Ok(())
+    }
+
+    /// Ready when everything that is selected is heard. If that is refused nothing has changed.
+    async fn subscribe(&mut self, session: &Session, selection: Selection) -> Result<(), (ErrorCode, String)> {
+        let topics_max = session.sessions.limits().topics_per_session_max;
+        let added: Vec<_> = selection.patterns.into_iter().filter(|one| !self.subscribed.contains(one)).collect();
+        if self.subscribed.len() + added.len() > topics_max {
+            let explanation = format!("a session has at most {topics_max} topics");
+            return Err((ErrorCode::TooManyTopics, explanation));
+        }
+        for pattern in &added {
+            self.membership.subscribe(pattern);
+        }
+        if !self.are_in_force(session, &added).await {
+            added.iter().for_each(|pattern| self.membership.unsubscribe(pattern));
+            self.membership.caught_up().await;
+            let explanation = "the broker does not deliver these topics yet; nothing was subscribed".to_owned();
+            return Err((ErrorCode::NotInForce, explanation));
+        }
+        self.subscribed.extend(added);
+        if selection.broadcast && !std::mem::replace(&mut self.hears_broadcast, true) {
+            self.membership.join();
+        }
+        self.membership.caught_up().await;
+        Ok(())
+    }
+
+    /// Whether all of these are in force in time. Who is to leave waits no longer.
+    async fn are_in_force(&self, session: &Session, patterns: &[Pattern]) -> bool {
+        let all = async {
+            for pattern in patterns {
+                self.membership.in_force(pattern).await;
+            }
+        };
+        // The session's task is woken for either, and looks again.
+        let ends =
+            poll_fn(|_| if session.has_ended() || session.is_leaving() { Poll::Ready(()) } else { Poll::Pending });
+        tokio::select! {
+            biased;
+            within = tokio::time::timeout(IN_FORCE_TIMEOUT, all) => within.is_ok(),
+            () = ends => false,
+        }
+    }
+
+    /// Ready when nothing that is selected is heard any more.
+    async fn unsubscribe(&mut self, selection: Selection) {
+        for pattern in &selection.patterns {
+            if self.subscribed.remove(pattern) {
+                self.membership.unsubscribe(pattern);
+            }
+        }
+        if selection.broadcast && std::mem::replace(&mut self.hears_broadcast, false) {
+            self.membership.leave();
+        }
+        self.membership.caught_up().await;
+    }
+}
+
+impl Session {
+    /// The first notice of all, to a client whose handshake is not answered yet.
+    pub(super) fn welcome(&self) {
+        let limits = self.sessions.limits();
+        self.tell(&Notice::Welcome {
+            protocol: json::NAME.into(),
+            session: self.id.0.to_string().into(),
+            instance: self.sessions.message_ids().incarnation().name().as_str().into(),
+            limits: SessionLimits {
+                message_bytes_max: limits.message_bytes_max,
+                topics_per_session_max: limits.topics_per_session_max,
+                topics_per_request_max: TOPICS_PER_REQUEST_MAX,
+                pending_requests_max: limits.pending_requests_max,
+            },
+        });
+    }
+
+    fn tell(&self, notice: &Notice<'_>) {
+        self.post(&notice.frame());
+    }
+
+    /// Publishes, and tells the client what became of it once that is known. Waits while that is not known of too many.
+    async fn publish_and_tell(
+        self: &Arc<Self>,
+        request: Option<RequestId>,
+        target: Target,
+        kind: PayloadKind,
+        payload: Bytes,
+    ) {
+        let pending_max = self.sessions.limits().pending_requests_max;
+        poll_fn(|_| self.poll_unsettled_below(pending_max)).await;
+        // A client that is gone, or to leave, has been read no further than this: what was read is published.
+        let message_id = self.sessions.message_ids().next();
+        let publication = Publication { session: self.clone(), request, message_id: message_id.clone() };
+        self.hand_over(message_id, target, kind, payload, Receipt::to(Arc::new(publication))).await;
+    }
+}
+
+/// Something that a client published, of which it wants to hear.
+struct Publication {
+    session: Arc<Session>,
+    request: Option<RequestId>,
+    message_id: MessageId,
+}
+
+impl Settle for Publication {
+    fn settled(&self, outcome: Result<(), NotAccepted>) {
+        match outcome {
+            Ok(()) => {
+                if let Some(request) = &self.request {
+                    self.session.tell(&Notice::ack(request, Some(&self.message_id)));
+                }
+            }
+            Err(reason) => {
+                log::debug!("{}: message not accepted: {reason}", self.session.id);
+                let refusal = Refusal::new(self.request.clone(), code(reason), reason);
+                self.session.tell(&Notice::from(&refusal));
+                self.session.sessions.note_refused();
+            }
+        }
+        self.session.note_settled();
+    }
+}
+
+fn code(reason: NotAccepted) -> ErrorCode {
+    match reason {
+        NotAccepted::SpoolFull => ErrorCode::SpoolFull,
+        NotAccepted::Unconfirmed => ErrorCode::Unconfirmed,
+        NotAccepted::Stopping => ErrorCode::Stopping,
+    }
+}
