@@ -92,6 +92,7 @@ fn fan_out(criterion: &mut Criterion) {
                 target: Target::Broadcast,
                 kind: PayloadKind::Text,
                 published_ms: 0,
+                terms: None,
                 payload: payload.clone(),
             };
             deliveries.blocking_send(vec![message]).expect("the hub runs");
@@ -109,8 +110,14 @@ fn envelopes(criterion: &mut Criterion) {
     let names = Names::new("warren", &incarnation);
     let payload = Bytes::from(vec![b'x'; 128]);
     let id = MessageIds::new(incarnation.clone()).next();
-    let message =
-        Message { id: Some(id), target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, payload };
+    let message = Message {
+        id: Some(id),
+        target: Target::Broadcast,
+        kind: PayloadKind::Text,
+        published_ms: 0,
+        terms: None,
+        payload,
+    };
     let mut group = criterion.benchmark_group("AMQP envelope");
     group.bench_function("properties of a message", |bencher| {
         bencher.iter(|| envelope::properties(black_box(&message), &incarnation, 17));

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
-use crate::broker::{Broker, DELIVERIES_WAITING_MAX, Delivery};
-use crate::config::{BrokerChoice, BrokerUri, Config, MetricsListen};
-use crate::http::{self, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
+use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds};
+use crate::config::{ApiKeys, BrokerChoice, BrokerUri, Config, MetricsListen};
+use crate::http::{self, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
 use crate::hub::{Batching, HistoryLimits, Hub};
 use crate::instance::{Incarnation, InstanceName};
 use crate::interest::Interest;
@@ -25,6 +26,12 @@ use crate::stop::{self, Patience};
 
 /// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
 const FILES_KEPT_FREE: u64 = 128;
+
+/// Time for publishing requests to be answered once all messages are settled.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What JSON has around a message: names of fields, a topic, a key, and the end of base64.
+const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
 
 /// Word from the broker should it never let this instance in.
 type Refused = Option<oneshot::Receiver<NameTaken>>;
@@ -100,11 +107,12 @@ impl App {
         let hub = Hub::start(workers, interest.clone(), self.metrics.hub.clone());
         let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
         let (broker, refused) = self.broker(deliveries, interest.clone())?;
+        let message_ids = MessageIds::new(self.incarnation.clone());
         let sessions = Sessions::new(
             limits(&self.config),
             hub.clone(),
             broker.clone(),
-            MessageIds::new(self.incarnation.clone()),
+            message_ids.clone(),
             self.metrics.sessions.clone(),
         );
         log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);
@@ -113,6 +121,8 @@ impl App {
             incarnation: self.incarnation.clone(),
             sessions: sessions.clone(),
             link: broker.link(),
+            api: Api::new(broker.clone(), message_ids, api_keys(&self.config)?, api_limits(&self.config)),
+            metrics: self.metrics.http.clone(),
             interest,
             allowed_origins: self.config.allowed_origins.clone(),
             trusted_proxies: self.config.trusted_proxies.clone(),
@@ -123,6 +133,7 @@ impl App {
             timeout: Duration::from_millis(self.config.handshake_timeout_ms),
             under_way_max: self.config.handshakes_max,
             head_bytes_max: self.config.request_head_bytes_max,
+            answer_timeout: Duration::from_millis(self.config.spool_wait_ms + self.config.publish_answer_ms),
         };
         let batching = Batching {
             own: self.incarnation.clone(),
@@ -142,7 +153,7 @@ impl App {
         let sweep = tokio::spawn(sessions.clone().sweep());
         let scrape = Scrape { metrics: self.metrics, sessions: sessions.clone(), link: broker.link() };
         let scraping = serve_metrics(self.metrics_listener, scrape, handshakes)?;
-        let serving = self.listener.serve("http", http::routes(site), handshakes, sessions.metrics().clone());
+        let serving = self.listener.serve("http", http::routes(site.clone()), handshakes, sessions.metrics().clone());
         let mut serving = serving.context("cannot start the HTTP thread")?;
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
@@ -153,6 +164,8 @@ impl App {
             patience.delay = Duration::ZERO;
         }
         stop::in_order(&sessions, &mut serving, &*broker, &patience).await;
+        // What became of their messages is known by now: it is a matter of writing it.
+        let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, site.api.all_answered()).await;
         serving.stop().await;
         sweep.abort();
         fan_out.abort();
@@ -170,8 +183,15 @@ impl App {
         interest: Arc<Interest>,
     ) -> anyhow::Result<(Arc<dyn Broker>, Refused)> {
         let config = &self.config;
+        let keys = KeyBounds {
+            window: Duration::from_millis(config.idempotency_window_ms),
+            keys_max: config.idempotency_keys_max,
+        };
         match &config.broker {
-            BrokerChoice::Memory => Ok((Arc::new(self.exchange.attach(deliveries)), None)),
+            BrokerChoice::Memory => {
+                let arrivals = Arrivals::new(keys, self.metrics.broker.clone());
+                Ok((Arc::new(self.exchange.attach(deliveries, arrivals)), None))
+            }
             BrokerChoice::Amqp(uris) => {
                 let settings = Settings {
                     endpoints: endpoints(config, uris)?,
@@ -193,6 +213,7 @@ impl App {
                     publish_window: config.publish_window.into(),
                     publish_timeout: Duration::from_millis(config.publish_timeout_ms),
                     message_bytes_max: config.message_bytes_max,
+                    keys,
                     topic_linger: Duration::from_millis(config.topic_linger_ms),
                     metrics: self.metrics.broker.clone(),
                 };
@@ -274,6 +295,23 @@ fn replay(config: &Config) -> Result<HistoryLimits, NoReplay> {
         BrokerChoice::Amqp(_) if config.delivery == Delivery::Queue => Err(NoReplay::Queues),
         _ if limits.keep_nothing() => Err(NoReplay::SwitchedOff),
         BrokerChoice::Amqp(_) | BrokerChoice::Memory => Ok(limits),
+    }
+}
+
+fn api_keys(config: &Config) -> anyhow::Result<Option<ApiKeys>> {
+    let read = |path: &PathBuf| ApiKeys::read(path).with_context(|| format!("--api-keys-file {}", path.display()));
+    config.api_keys_file.as_ref().map(read).transpose()
+}
+
+fn api_limits(config: &Config) -> ApiLimits {
+    ApiLimits {
+        message_bytes_max: config.message_bytes_max,
+        json_bytes_max: config.publish_body_bytes_max.max(config.message_bytes_max / 3 * 4 + ENVELOPE_BYTES_MAX),
+        batch_max: config.publish_batch_max,
+        requests_max: config.publish_requests_max,
+        body_timeout: Duration::from_millis(config.handshake_timeout_ms),
+        spool_wait: Duration::from_millis(config.spool_wait_ms),
+        answer_wait: Duration::from_millis(config.publish_answer_ms),
     }
 }
 

@@ -26,6 +26,7 @@ pub mod message;
 pub mod metrics;
 pub mod open_files;
 pub mod stop;
+pub mod terms;
 pub mod topic;
 
 #[cfg(test)]

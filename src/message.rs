@@ -1,12 +1,14 @@
 //! What travels: one payload, where it goes, and by which id it is known. Immutable once made; no I/O.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use crate::instance::{Incarnation, InstanceName};
+use crate::terms::{Fingerprint, Terms};
 use crate::topic::Topic;
 
 /// Whether a payload is text or binary: the two kinds of a WebSocket data message (RFC 6455 §5.6).
@@ -43,6 +45,11 @@ impl MessageId {
         &self.0
     }
 
+    /// The same for every repetition, by whichever instance it comes.
+    pub fn of_repeatable(message: Fingerprint) -> MessageId {
+        MessageId(format!("key-{message}").into())
+    }
+
     /// When `incarnation` gave it; `None` if somebody else did.
     pub fn given_at(&self, incarnation: &Incarnation) -> Option<Instant> {
         let own = self.0.strip_prefix(incarnation.as_str())?.strip_prefix('-')?;
@@ -60,16 +67,16 @@ impl fmt::Display for MessageId {
 
 /// Gives ids that no other incarnation of any instance gives: the incarnation, a count, and the microseconds since the
 /// incarnation began, hexadecimal. By these an instance knows, when its own message comes back, how long it was on its
-/// way; nobody else's clock has a part in it, and nothing has to be remembered.
-#[derive(Debug)]
+/// way; nobody else's clock has a part in it, and nothing has to be remembered. Clones count together.
+#[derive(Clone, Debug)]
 pub struct MessageIds {
     incarnation: Incarnation,
-    given: AtomicU64,
+    given: Arc<AtomicU64>,
 }
 
 impl MessageIds {
     pub fn new(incarnation: Incarnation) -> MessageIds {
-        MessageIds { incarnation, given: AtomicU64::new(0) }
+        MessageIds { incarnation, given: Arc::default() }
     }
 
     pub fn incarnation(&self) -> &Incarnation {
@@ -98,6 +105,8 @@ pub struct Message {
     pub kind: PayloadKind,
     /// When it was published, in milliseconds of Unix time; AMQP carries whole seconds of it.
     pub published_ms: u64,
+    /// What its publisher asks of whoever receives it; mostly nothing.
+    pub terms: Option<Arc<Terms>>,
     /// Byte for byte what the sender sent; valid UTF-8 where `kind` is text.
     pub payload: Bytes,
 }

@@ -1,5 +1,6 @@
 //! Carrying messages between instances. A broker knows neither users nor sessions nor what a message means.
 
+mod arrivals;
 pub mod memory;
 pub mod rabbitmq;
 
@@ -10,6 +11,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::watch;
+
+pub use arrivals::{Arrivals, KeyBounds};
 
 use crate::message::Message;
 
@@ -59,10 +62,12 @@ pub trait Broker: Send + Sync + 'static {
     /// Hands a message over, waiting while there is no room for it.
     ///
     /// Order: messages that one caller hands over one after the other are delivered everywhere in that order; see
-    /// `docs/delivery.md` for the one exception. Doubles: none, unless a publisher outside sends them. Loss: none while
+    /// `docs/delivery.md` for the one exception. Doubles: none, unless a publisher outside sends them; what asks for more
+    /// by its [terms](crate::terms::Terms), each instance hands on once, and in time. Loss: none while
     /// this process lives; what was taken is published until the broker has it. What becomes of the message is told to
-    /// `receipt`, exactly once. Cancellation: dropping the future before it is ready withdraws the message and settles
-    /// its receipt as unconfirmed.
+    /// `receipt`, exactly once. The future is ready once the message is taken, or was refused; the receipt may be settled
+    /// long after that. Cancellation: dropping the future before it is ready withdraws the message, so that nobody gets
+    /// it, and settles its receipt as unconfirmed; afterwards nothing withdraws it.
     fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()>;
 
     /// The state of the link, now and whenever it changes.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::api_keys::{ApiKeys, InvalidApiKeys};
 use super::broker::{BrokerChoice, BrokerUri};
 use super::error::Error;
 use super::load::Sources;
@@ -17,6 +18,7 @@ pub fn check(config: &Config, sources: &Sources) -> Result<(), Error> {
     outbox_holds_a_message(config, sources)?;
     delay_leaves_time_to_drain(config, sources)?;
     instance_is_free(config, sources)?;
+    file_has_api_keys(config, sources)?;
     ca_file_is_used(config, sources)
 }
 
@@ -58,6 +60,23 @@ fn outbox_holds_a_message(config: &Config, sources: &Sources) -> Result<(), Erro
         detail: Some("it holds no message of the largest size".to_owned()),
         allowed: format!("at least {bytes_min}, {message} and {FRAME_HEADER_BYTES_MAX} for the frame's header"),
     })
+}
+
+fn file_has_api_keys(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let Some(path) = &config.api_keys_file else { return Ok(()) };
+    let label = || sources.label("api_keys_file").to_owned();
+    match ApiKeys::read(path) {
+        Ok(_) => Ok(()),
+        Err(InvalidApiKeys::Unreadable(source)) => {
+            Err(Error::Unreadable { label: label(), path: path.display().to_string(), source })
+        }
+        Err(reason) => Err(Error::Value {
+            label: label(),
+            shown: format!("{path:?}"),
+            detail: Some(reason.to_string()),
+            allowed: "a file with lines of a name and the SHA-256 of a key".to_owned(),
+        }),
+    }
 }
 
 /// The instance's exchange bears its name: it must be neither RabbitMQ's own nor one that the cluster shares.

@@ -7,6 +7,7 @@
 //! A new option is one row in `options.rs`; a new subcommand is one row in `command.rs`.
 
 mod access;
+mod api_keys;
 mod broker;
 mod checks;
 mod command;
@@ -24,6 +25,7 @@ mod table;
 mod tests;
 
 pub use access::{AllowedOrigins, InvalidOrigin, Origin};
+pub use api_keys::{ApiKeys, InvalidApiKeys};
 pub use broker::{BrokerChoice, BrokerUri, InvalidBrokerUri};
 pub use command::{Command, STOP_WITH_STDIN, from_args};
 pub use error::Exit;

@@ -168,6 +168,51 @@ options! {
         }
     }
 
+    "Publishing" {
+        api_keys_file: Option<PathBuf> = text("FILE", "a file of API keys", |text| Ok(PathBuf::from(text))).optional() => {
+            default: "",
+            help: "File with a line for each who may publish over HTTP: a name, and the SHA-256 of the key that is sent as \
+                   Authorization: Bearer KEY. For a new key: KEY=$(openssl rand -hex 32); \
+                   echo \"NAME $(printf %s \"$KEY\" | sha256sum | cut -d' ' -f1)\".",
+            reason: "Without one only programs on this host may publish, which no proxy passed on and no web page sent.",
+        }
+        publish_answer_ms: u64 = number("MS", 1..=DAY_MS) => {
+            default: "10000",
+            help: "How long a publishing request (POST /api/…) waits for RabbitMQ's confirmation of its message once that is \
+                   in the spool; past it the answer is 504, and the message is still on its way.",
+            reason: "Twice publish_timeout_ms: a broken connection is noticed and the message published again.",
+        }
+        publish_requests_max: usize = number("REQUESTS", 1..=1_000_000) => {
+            default: "256",
+            help: "Publishing requests at a time; one more is answered 503.",
+            reason: "Far more than it takes to keep RabbitMQ busy, and their bodies take no more than this times \
+                     publish_body_bytes_max.",
+        }
+        publish_body_bytes_max: usize = bytes(KIB..=64 * MIB) => {
+            default: "1 MiB",
+            help: "Bytes of the JSON body of one publishing request; never less than the largest message takes in base64, and \
+                   4 KiB. A raw body is a message: message_bytes_max.",
+            reason: "A batch of a thousand short messages, or some of the largest, however they are escaped.",
+        }
+        publish_batch_max: usize = number("MESSAGES", 1..=100_000) => {
+            default: "1000",
+            help: "Messages in one publishing request.",
+            reason: "Enough that the cost of a request is no longer felt.",
+        }
+        idempotency_window_ms: u64 = number("MS", 0..=DAY_MS) => {
+            default: "600000",
+            help: "How long an instance remembers the idempotency key of a message that came: another with the same key for \
+                   the same topic is dropped. 0: not at all.",
+            reason: "Twice spool_age_max_ms: what was repeated through another instance while the first waited out an \
+                     outage is still known when that arrives.",
+        }
+        idempotency_keys_max: usize = number("KEYS", 0..=10_000_000) => {
+            default: "100000",
+            help: "Idempotency keys that are remembered at most; past it the oldest are forgotten. 0: none.",
+            reason: "With more than 166 a second the window is shorter; each takes some 60 bytes.",
+        }
+    }
+
     "Sessions" {
         message_bytes_max: usize = bytes(1..=16 * MIB) => {
             default: "64 KiB",

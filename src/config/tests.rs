@@ -282,6 +282,18 @@ fn options_that_do_not_go_together_are_refused() {
             &format!("--broker amqps://mq {ca_file}"),
             &format!("--broker-ca-file: {:?} is not allowed; expected a file with a certificate in PEM", pem.path()),
         ),
+        (
+            "--api-keys-file /no/such",
+            "--api-keys-file: cannot read \"/no/such\": No such file or directory (os error 2)",
+        ),
+        (
+            &format!("--api-keys-file {}", pem.path()),
+            &format!(
+                "--api-keys-file: {:?} is not allowed (line 1 is not a name and 64 hexadecimal digits); expected a file \
+                 with lines of a name and the SHA-256 of a key",
+                pem.path()
+            ),
+        ),
     ];
     for (args, line) in cases {
         assert_eq!(error_of(args, &[]), line, "{args}");
@@ -365,7 +377,7 @@ fn help_shows_every_option_with_default_and_variable_but_no_value_of_the_environ
             let tail = format!("{} [default: {}] [env: {}]", row.help, row.default_shown(), row.variable());
             assert!(help.contains(&row.flag()) && help.contains(&tail), "{}", row.name);
         }
-        for heading in ["Listening:", "Broker:", "Access:", "Sessions:", "Process:"] {
+        for heading in ["Listening:", "Broker:", "Access:", "Publishing:", "Sessions:", "Process:"] {
             assert!(help.contains(heading), "{heading}");
         }
     }
@@ -424,7 +436,7 @@ fn markdown_has_a_row_for_every_option() {
 #[test]
 fn the_rows_of_a_heading_stand_together_and_every_text_is_a_sentence() {
     let headings: Vec<&str> = rows().chunk_by(|a, b| a.heading == b.heading).map(|group| group[0].heading).collect();
-    assert_eq!(headings, ["Listening", "Broker", "Access", "Sessions", "Process"]);
+    assert_eq!(headings, ["Listening", "Broker", "Access", "Publishing", "Sessions", "Process"]);
     for row in rows() {
         assert!(row.help.ends_with('.') && row.reason.ends_with('.'), "{}", row.name);
     }

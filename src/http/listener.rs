@@ -1,9 +1,11 @@
 //! Accepting connections and serving HTTP/1.1 on them until they are upgraded.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::pin::Pin;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -29,7 +31,7 @@ const BACKLOG: i32 = 4096;
 const HEADERS_MAX: usize = 64;
 
 /// A connection that has not become a session ends after this many times the handshake timeout, or clients that send
-/// requests and never read the answers would hold their sockets for ever.
+/// requests and never read the answers would hold their sockets for ever. A request that is under way then is answered.
 const HANDSHAKE_TIMEOUTS_PER_CONNECTION: u32 = 6;
 
 /// What those may use up who have not become sessions.
@@ -41,6 +43,8 @@ pub struct HandshakeLimits {
     pub under_way_max: usize,
     /// Bytes of one request's head. hyper takes no less than 8 KiB.
     pub head_bytes_max: usize,
+    /// The longest that an answer takes once its request is there.
+    pub answer_timeout: Duration,
 }
 
 /// Pause when no file can be opened: the kernel keeps the connections meanwhile, and nothing spins.
@@ -141,6 +145,8 @@ impl Listener {
             .max_headers(HEADERS_MAX)
             .max_buf_size(limits.head_bytes_max);
         let lifetime = limits.timeout * HANDSHAKE_TIMEOUTS_PER_CONNECTION;
+        // For a body that is to come, and its answer.
+        let last_request = limits.timeout + limits.answer_timeout;
         let handshakes = Handshakes::new(limits.under_way_max);
         let trouble = Once::default();
         loop {
@@ -165,13 +171,15 @@ impl Listener {
                     // hyper's buffers and the routes' futures, 16 KiB in all, are for who has said something. (Asking
                     // for readiness is not enough: tokio takes a stream that is new for ready.)
                     match tokio::time::timeout(limits.timeout, stream.peek(&mut [0])).await {
-                        Ok(Ok(_)) => Box::pin(serve_connection(http, stream, Peer(address.ip()), service)).await,
+                        Ok(Ok(_)) => {
+                            Box::pin(serve_connection(http, stream, Peer(address.ip()), service, lifetime)).await
+                        }
                         Ok(Err(_)) => None,
                         Err(_) => Some(Cut::Silent),
                     }
                 };
                 let cut = tokio::select! {
-                    cut = tokio::time::timeout(lifetime, serving) => cut.unwrap_or(Some(Cut::TooLong)),
+                    cut = tokio::time::timeout(lifetime + last_request, serving) => cut.unwrap_or(Some(Cut::TooLong)),
                     _ = turned_away => Some(Cut::TooMany),
                 };
                 if let Some(reason) = cut {
@@ -215,11 +223,18 @@ async fn endure(error: &io::Error, trouble: &Once) {
     tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
 }
 
-/// Serves requests until the connection ends, is to be cut, or becomes a session that one of them opened.
+/// Serves requests until the connection ends, is to be cut, or becomes a session that one of them opened. Past `lifetime` it
+/// ends with the answer that is under way: who publishes must not be left without one.
 ///
 /// That happens here rather than in a task of its own, or the buffers of many handshakes would lie about until each of
 /// theirs had its turn (measured: 16 KiB for each that is under way).
-async fn serve_connection<S, B>(http: http1::Builder, stream: TcpStream, peer: Peer, service: S) -> Option<Cut>
+async fn serve_connection<S, B>(
+    http: http1::Builder,
+    stream: TcpStream,
+    peer: Peer,
+    service: S,
+    lifetime: Duration,
+) -> Option<Cut>
 where
     S: Service<hyper::Request<hyper::body::Incoming>, Response = hyper::Response<B>, Error = std::convert::Infallible>,
     B: hyper::body::Body + 'static,
@@ -229,12 +244,23 @@ where
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(successor.clone());
-        service.call(request)
+        Box::pin(service.call(request))
     });
-    match http.serve_connection(TokioIo::new(stream), service).without_shutdown().await {
-        Ok(parts) => {
+    let mut connection = http.serve_connection(TokioIo::new(stream), service);
+    let in_time = tokio::time::timeout(lifetime, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let is_late = in_time.is_err();
+    let served = match in_time {
+        Ok(served) => served,
+        Err(_) => {
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+        }
+    };
+    match served {
+        Ok(()) => {
+            let parts = connection.into_parts();
             successor.take_over(parts.io.into_inner(), &parts.read_buf);
-            None
+            is_late.then_some(Cut::TooLong)
         }
         Err(error) => {
             log::debug!("{}: {error}", peer.0);

@@ -1,5 +1,7 @@
 //! The HTTP side: the listener, the routes, the upgrade to WebSocket. warp and hyper stay in this folder.
 
+mod api;
+mod gate;
 mod handshakes;
 mod health;
 mod listener;
@@ -9,6 +11,7 @@ mod peer;
 mod replay;
 mod routes;
 mod scrape;
+mod table;
 mod topic;
 mod upgrade;
 
@@ -18,16 +21,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+pub use api::{Api, ApiLimits};
 pub use listener::{BindError, HandshakeLimits, Listener, Serving};
 pub use replay::NoReplay;
 pub use routes::all as routes;
 pub use scrape::{Scrape, routes as scrape_routes};
+pub use table::{ROUTES, Requires, Route};
 
 use crate::broker::Link;
 use crate::config::AllowedOrigins;
 use crate::hub::HistoryLimits;
 use crate::instance::Incarnation;
 use crate::interest::Interest;
+use crate::metrics::HttpMetrics;
 use crate::session::Sessions;
 
 /// What the routes answer from.
@@ -35,6 +41,10 @@ pub struct Site {
     pub incarnation: Incarnation,
     pub sessions: Arc<Sessions>,
     pub link: watch::Receiver<Link>,
+    /// Publishing over HTTP.
+    pub api: Api,
+    /// What counts the answers.
+    pub metrics: HttpMetrics,
     /// For which topics the broker delivers.
     pub interest: Arc<Interest>,
     /// Whose pages may connect beside the server's own.

@@ -1,21 +1,22 @@
-//! Every route of the server.
+//! What answers each route of the [table](super::table), behind the [gate](super::gate).
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
-use warp::http::header::{ALLOW, HeaderMap, HeaderValue};
+use warp::http::header::{HeaderMap, HeaderValue};
 use warp::http::{Method, StatusCode};
-use warp::path::Tail;
-use warp::reject::{MethodNotAllowed, Rejection};
+use warp::path::{FullPath, Tail};
+use warp::reject::Rejection;
 use warp::reply::{Response, with_header, with_status};
 use warp::{Filter, Reply};
 
+use super::gate::{self, Caller, Denied};
 use super::peer::{Peer, client_address};
 use super::upgrade::Successor;
-use super::{Site, health, page, upgrade};
+use super::{Site, health, page, table, upgrade};
 
-/// `GET /message`, `/`, `/index.html`, `/healthz`, `/readyz`.
+/// The public port.
 pub fn all(
     site: Arc<Site>,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
@@ -23,14 +24,33 @@ pub fn all(
     for (name, value) in page::GUARDS {
         guards.insert(name, HeaderValue::from_static(value));
     }
-    message(site.clone())
+    let routes = message(site.clone())
         .or(index(site.clone()))
         .unify()
-        .or(health(site))
+        .or(health(site.clone()))
         .unify()
-        .recover(refusal)
-        .unify()
-        .with(warp::reply::with::headers(guards))
+        .or(publishing(site.clone()))
+        .unify();
+    let metrics = site.metrics.clone();
+    let counting = warp::log::custom(move |answered| {
+        let route = table::find(answered.path()).map(|route| route.path);
+        metrics.answered(route, answered.status().as_u16());
+    });
+    gate(site).and(routes).recover(refusal).unify().with(warp::reply::with::headers(guards)).with(counting)
+}
+
+/// Lets nothing through that is not in the table.
+fn gate(site: Arc<Site>) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::method()
+        .and(warp::path::full())
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Peer>())
+        .and_then(move |method: Method, path: FullPath, headers: HeaderMap, peer| {
+            let caller = Caller { method: &method, path: path.as_str(), headers: &headers, peer };
+            let checked = gate::check(&site.api, &caller).map_err(warp::reject::custom);
+            async move { checked }
+        })
+        .untuple_one()
 }
 
 fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
@@ -71,6 +91,19 @@ fn health(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejecti
     healthz.or(readyz).unify()
 }
 
+fn publishing(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path("api")
+        .and(warp::path::tail())
+        .and(warp::post())
+        .and(query())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |path: Tail, query: String, headers: HeaderMap, body| {
+            let site = site.clone();
+            async move { site.api.answer(path.as_str(), &query, &headers, body).await }
+        })
+}
+
 fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {
     warp::get().or(warp::head()).unify()
 }
@@ -85,13 +118,8 @@ fn with_no_store(reply: impl Reply) -> impl Reply {
 }
 
 async fn refusal(rejection: Rejection) -> Result<Response, Infallible> {
-    if rejection.find::<MethodNotAllowed>().is_some() {
-        let allowed = [Method::GET.as_str(), Method::HEAD.as_str()].join(", ");
-        let text = with_status(format!("only {allowed} here\n"), StatusCode::METHOD_NOT_ALLOWED);
-        return Ok(with_header(text, ALLOW, allowed).into_response());
-    }
-    if rejection.is_not_found() {
-        return Ok(with_status("nothing here\n", StatusCode::NOT_FOUND).into_response());
+    if let Some(denied) = rejection.find::<Denied>() {
+        return Ok(denied.to_response());
     }
     log::debug!("request refused: {rejection:?}");
     Ok(with_status("bad request\n", StatusCode::BAD_REQUEST).into_response())

@@ -1,7 +1,9 @@
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Encoder};
@@ -82,7 +84,14 @@ fn own() -> Incarnation {
 }
 
 fn message(target: Target, text: &'static str) -> Message {
-    Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, payload: Bytes::from_static(text.as_bytes()) }
+    Message {
+        id: None,
+        target,
+        kind: PayloadKind::Text,
+        published_ms: 0,
+        terms: None,
+        payload: Bytes::from_static(text.as_bytes()),
+    }
 }
 
 fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {
@@ -178,4 +187,49 @@ async fn a_full_batch_does_not_wait_and_no_batch_waits_unless_asked() {
         ear.hears_something().await;
         assert_eq!(ear.times.lock().unwrap()[0], began);
     }
+}
+
+/// Hears nothing until the gate is open, and holds its worker meanwhile.
+#[derive(Default)]
+struct Dam {
+    is_reached: AtomicBool,
+    is_open: AtomicBool,
+    seat: Seat,
+}
+
+impl Listener for Dam {
+    fn deliver(&self, _: &Frames) {
+        self.is_reached.store(true, Ordering::Release);
+        while !self.is_open.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn replay(&self, _: &[Bytes]) {}
+
+    fn seat(&self) -> &Seat {
+        &self.seat
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_knows_that_it_has_left_has_heard_its_last() {
+    let hub = Hub::start(1, Arc::new(Interest::in_everything()), HubMetrics::default());
+    let (deliveries, delivered) = mpsc::channel(4);
+    let (compression_bytes_min, coalesce, looks_back) = (100, Duration::ZERO, Arc::new(|| false));
+    let batching = Batching { own: own(), compression_bytes_min, coalesce, history: None, looks_back };
+    tokio::spawn(hub.clone().run(batching, delivered));
+    let (dam, ear) = (Arc::new(Dam::default()), Arc::new(Ear::default()));
+    let _first = joined(&hub, dam.clone());
+    let mut second = joined(&hub, ear.clone());
+    deliveries.send(vec![message(Target::Broadcast, "a")]).await.unwrap();
+    while !dam.is_reached.load(Ordering::Acquire) {
+        tokio::task::yield_now().await;
+    }
+    second.leave();
+    let mut caught_up = std::pin::pin!(second.caught_up());
+    assert_eq!(caught_up.as_mut().now_or_never(), None, "the last is still under way");
+    dam.is_open.store(true, Ordering::Release);
+    caught_up.await;
+    assert_eq!(ear.text(), "a");
 }

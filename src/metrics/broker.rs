@@ -52,15 +52,21 @@ pub enum Dropped {
     Oversized,
     /// What names its topic is no topic's name.
     NotATopic,
+    /// Another message with its idempotency key was handed on.
+    Repeated,
+    /// It came after its time to live.
+    Expired,
 }
 
 impl Dropped {
-    const ALL: [Dropped; 2] = [Dropped::Oversized, Dropped::NotATopic];
+    const ALL: [Dropped; 4] = [Dropped::Oversized, Dropped::NotATopic, Dropped::Repeated, Dropped::Expired];
 
     fn name(self) -> &'static str {
         match self {
             Dropped::Oversized => "oversized",
             Dropped::NotATopic => "not_a_topic",
+            Dropped::Repeated => "repeated",
+            Dropped::Expired => "expired",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! once a delivery is counted once a batch. `docs/metrics.md` describes each family, and a test compares the two.
 
 mod broker;
+mod http;
 mod hub;
 mod sessions;
 
@@ -18,6 +19,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use broker::{BrokerMetrics, Direction, Dropped};
+pub use http::HttpMetrics;
 pub use hub::HubMetrics;
 pub use sessions::{Cut, REFUSALS, SessionMetrics};
 
@@ -34,6 +36,7 @@ type Labelled<M> = Family<[(&'static str, &'static str); 1], M>;
 #[derive(Clone)]
 pub struct Metrics {
     pub sessions: SessionMetrics,
+    pub http: HttpMetrics,
     pub hub: HubMetrics,
     pub broker: BrokerMetrics,
     registry: Arc<Registry>,
@@ -53,10 +56,12 @@ impl Metrics {
         let build = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("name", instance.to_string())];
         registry.register("build", "Version of Warren, and the instance's name", Info::new(build));
         let (sessions, hub, broker) = (SessionMetrics::default(), HubMetrics::default(), BrokerMetrics::default());
+        let http = HttpMetrics::default();
+        http.register(registry.sub_registry_with_prefix("http"));
         sessions.register(&mut registry);
         hub.register(&mut registry);
         broker.register(registry.sub_registry_with_prefix("broker"));
-        Metrics { sessions, hub, broker, registry: Arc::new(registry) }
+        Metrics { sessions, http, hub, broker, registry: Arc::new(registry) }
     }
 
     /// Everything as text, in the format of [`CONTENT_TYPE`].

@@ -242,7 +242,7 @@ impl Session {
         self.unsettled.fetch_add(1, Ordering::Relaxed);
         self.sessions.metrics().received(payload.len());
         self.sessions.unsettled.fetch_add(1, Ordering::Relaxed);
-        let message = Message { id: Some(id), target, kind, published_ms: now_unix_ms(), payload };
+        let message = Message { id: Some(id), target, kind, published_ms: now_unix_ms(), terms: None, payload };
         self.sessions.broker().publish(message, receipt).await;
     }
 }

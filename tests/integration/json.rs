@@ -113,6 +113,7 @@ async fn the_broadcast_is_heard_by_its_own_word_and_by_no_wildcard(carrier: Carr
     wildcard.subscribe(&["#"]).await;
     let mut both = instances[1].converse().await;
     both.granted(json!({"type": "subscribe", "topics": ["news"], "broadcast": true})).await;
+    let mut witness = instances[1].connect().await;
     let mut speaker = instances[0].converse().await;
     speaker.broadcast("to all").await;
     both.hears(&[(None, "to all")]).await;
@@ -124,6 +125,8 @@ async fn the_broadcast_is_heard_by_its_own_word_and_by_no_wildcard(carrier: Carr
     speaker.broadcast("unheard").await;
     speaker.publish("news", "of the night").await;
     both.hears(&[(Some("news"), "of the night")]).await;
+    // Not before that has come there: with a stream it comes another way than topics.
+    witness.receives(&["to all", "unheard"]).await;
     both.subscribe_to_broadcast().await;
     both.unsubscribe(&["news"]).await;
     speaker.publish("news", "unheard").await;

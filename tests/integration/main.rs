@@ -19,7 +19,9 @@ mod floods;
 mod hostile;
 mod http;
 mod metrics;
+mod publishing;
 mod replay;
+mod routes;
 mod session;
 mod slow;
 

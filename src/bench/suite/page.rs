@@ -37,7 +37,11 @@ fn verdict(table: &Table) -> String {
     let mut badge = |class: &str, text: String| {
         let _ = write!(out, r#"<p class="verdict {class}">{text}</p>"#);
     };
-    badge("good", format!("✓ {reached} of {} targets reached", reached + missed));
+    if reached + missed > 0 {
+        badge("good", format!("✓ {reached} of {} targets reached", reached + missed));
+    } else {
+        badge("", "no targets at this size".to_owned());
+    }
     if missed > 0 {
         badge("bad", format!("✕ {missed} not reached"));
     }

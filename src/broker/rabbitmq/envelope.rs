@@ -3,6 +3,8 @@
 //! A message without the properties, someone else's program's, is delivered all the same. None can hurt a session. (One
 //! whose routing key or properties are not UTF-8 does not get here: lapin ends the connection over it.)
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -11,6 +13,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::topology::Names;
 use crate::instance::Incarnation;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
+use crate::terms::{IdempotencyKey, Terms};
 use crate::topic::Topic;
 
 /// The header with the sequence number; 64 bits, from 1, per incarnation (`app_id`) and route.
@@ -18,6 +21,16 @@ const SEQUENCE: &str = "x-warren-sequence";
 
 /// The header with a topic's name, where the routing key is only its key.
 const TOPIC: &str = "x-warren-topic";
+
+/// The header with an idempotency key.
+const IDEMPOTENCY_KEY: &str = "x-warren-idempotency-key";
+
+/// The header with a time to live: milliseconds from when the message was published.
+const TTL_MS: &str = "x-warren-ttl-ms";
+
+/// The header with when it was published, in milliseconds of Unix time: AMQP's own timestamp has whole seconds. Only where
+/// a time to live counts from it.
+const PUBLISHED_MS: &str = "x-warren-published-ms";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
@@ -46,6 +59,9 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: u64) -> 
     if let Target::Topic(topic) = &message.target {
         headers.insert(TOPIC.into(), AMQPValue::LongString(topic.as_str().into()));
     }
+    if let Some(terms) = &message.terms {
+        write_terms(&mut headers, terms, message.published_ms);
+    }
     let properties = BasicProperties::default()
         .with_content_type(content_type.into())
         .with_delivery_mode(TRANSIENT)
@@ -55,6 +71,45 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: u64) -> 
     match &message.id {
         Some(id) => properties.with_message_id(id.as_str().into()),
         None => properties,
+    }
+}
+
+fn write_terms(headers: &mut FieldTable, terms: &Terms, published_ms: u64) {
+    let number = |value: u64| AMQPValue::LongLongInt(i64::try_from(value).unwrap_or(i64::MAX));
+    if let Some(key) = &terms.idempotency_key {
+        headers.insert(IDEMPOTENCY_KEY.into(), AMQPValue::LongString(key.as_str().into()));
+    }
+    if let Some(expires_ms) = terms.expires_ms {
+        headers.insert(TTL_MS.into(), number(expires_ms.saturating_sub(published_ms)));
+        headers.insert(PUBLISHED_MS.into(), number(published_ms));
+    }
+}
+
+/// What the headers ask for; what they say wrongly they do not say. A time to live needs a time from which it counts:
+/// the header's, or the end of the second that AMQP's timestamp names.
+fn read_terms(headers: &FieldTable, timestamp: Option<u64>) -> Option<Arc<Terms>> {
+    let idempotency_key = match headers.inner().get(IDEMPOTENCY_KEY) {
+        Some(AMQPValue::LongString(key)) => std::str::from_utf8(key.as_bytes()).ok(),
+        Some(AMQPValue::ShortString(key)) => Some(key.as_str()),
+        _ => None,
+    };
+    let idempotency_key = idempotency_key.and_then(|key| IdempotencyKey::parse(key).ok());
+    let end_of_second = || Some(timestamp?.saturating_mul(1000).saturating_add(999));
+    let expires_ms = whole(headers, TTL_MS).and_then(|ttl_ms| {
+        let published_ms = whole(headers, PUBLISHED_MS).or_else(end_of_second)?;
+        Some(published_ms.saturating_add(ttl_ms))
+    });
+    let terms = Terms { idempotency_key, expires_ms };
+    (terms != Terms::default()).then(|| Arc::new(terms))
+}
+
+/// A header's number, of whichever size a client library chose.
+fn whole(headers: &FieldTable, name: &str) -> Option<u64> {
+    match headers.inner().get(name)? {
+        AMQPValue::ShortInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
+        _ => None,
     }
 }
 
@@ -85,7 +140,12 @@ pub fn open(delivery: Delivery, names: &Names) -> Result<(Message, Option<Origin
             target(names, &exchange, &routing_key)?
         },
         kind: kind(properties.content_type().as_ref(), &data),
-        published_ms: properties.timestamp().map_or_else(now_unix_ms, |seconds| seconds.saturating_mul(1000)),
+        published_ms: match (headers.and_then(|headers| whole(headers, PUBLISHED_MS)), properties.timestamp()) {
+            (Some(millis), _) => millis,
+            (None, Some(seconds)) => seconds.saturating_mul(1000),
+            (None, None) => now_unix_ms(),
+        },
+        terms: headers.and_then(|headers| read_terms(headers, *properties.timestamp())),
         payload: Bytes::from(data),
     };
     Ok((message, origin))
@@ -158,6 +218,7 @@ mod tests {
                     target: target.clone(),
                     kind,
                     published_ms: 1_700_000_000_000,
+                    terms: None,
                     payload: Bytes::from(payload),
                 };
                 let (exchange, key) = address(&names, &sent.target);
@@ -171,6 +232,40 @@ mod tests {
                 assert_eq!(origin, Some(Origin { incarnation: incarnation.as_str().into(), number: 17 }));
             }
         }
+    }
+
+    #[test]
+    fn terms_travel_with_their_milliseconds() {
+        let (names, incarnation) = names();
+        let terms = |key: Option<&str>, expires_ms| {
+            let idempotency_key = key.map(|key| IdempotencyKey::parse(key).unwrap());
+            Arc::new(Terms { idempotency_key, expires_ms })
+        };
+        for terms in
+            [terms(Some("k"), None), terms(None, Some(1_700_000_000_250)), terms(Some("k"), Some(u64::MAX / 4))]
+        {
+            let (target, payload) = (Target::Broadcast, Bytes::new());
+            let published_ms = 1_700_000_000_123;
+            let kind = PayloadKind::Text;
+            let sent = Message { id: None, target, kind, published_ms, terms: Some(terms.clone()), payload };
+            let properties = properties(&sent, &incarnation, 1);
+            let (got, _) = open(delivery("warren.broadcast", "", properties, b""), &names).unwrap();
+            assert_eq!(got.terms, Some(terms.clone()));
+            assert_eq!(got.published_ms, if terms.expires_ms.is_some() { published_ms } else { 1_700_000_000_000 });
+        }
+    }
+
+    #[test]
+    fn a_foreign_time_to_live_counts_from_the_end_of_the_timestamps_second() {
+        let of = |ttl, timestamp| {
+            let mut headers = FieldTable::default();
+            headers.insert(TTL_MS.into(), ttl);
+            read_terms(&headers, timestamp).and_then(|terms| terms.expires_ms)
+        };
+        assert_eq!(of(AMQPValue::LongInt(500), Some(7)), Some(8_499));
+        assert_eq!(of(AMQPValue::LongInt(500), None), None, "from nowhere");
+        assert_eq!(of(AMQPValue::LongInt(-1), Some(7)), None);
+        assert_eq!(of(AMQPValue::LongString("500".into()), Some(7)), None);
     }
 
     #[test]

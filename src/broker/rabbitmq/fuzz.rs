@@ -118,7 +118,10 @@ fn properties() -> impl Strategy<Value = BasicProperties> {
 /// Headers, our own names among them, with values of every type.
 fn table() -> impl Strategy<Value = FieldTable> {
     let name = prop_oneof![
-        4 => select(vec!["x-warren-sequence", "x-stream-offset", "x-death"]).prop_map(ShortString::from),
+        4 => select(vec![
+            "x-warren-sequence", "x-warren-idempotency-key", "x-warren-ttl-ms", "x-warren-published-ms", "x-stream-offset",
+            "x-death",
+        ]).prop_map(ShortString::from),
         1 => short_string(),
     ];
     vec((name, value()), 0..6).prop_map(|entries| {

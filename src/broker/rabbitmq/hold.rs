@@ -108,7 +108,7 @@ mod tests {
 
     fn message() -> Message {
         let payload = "x".into();
-        Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, payload }
+        Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, terms: None, payload }
     }
 
     fn route(name: &str) -> Line {

@@ -15,6 +15,7 @@ use super::peers::Peers;
 use super::route::Route;
 use super::sequence::{Place, Tracker};
 use super::topology::Names;
+use crate::broker::Arrivals;
 use crate::instance::Incarnation;
 use crate::message::Message;
 use crate::metrics::{BrokerMetrics, Dropped};
@@ -31,6 +32,7 @@ pub struct Intake {
     deliveries: mpsc::Sender<Vec<Message>>,
     peers: Peers,
     tickets: Tickets,
+    arrivals: Arrivals,
     /// Where messages wait for one before them; none where nothing would come late.
     hold: Option<Hold>,
     tracker: Tracker,
@@ -55,12 +57,14 @@ pub struct Taken {
 }
 
 impl Intake {
+    #[expect(clippy::too_many_arguments, reason = "built in one place, of parts that have nothing in common")]
     pub fn new(
         names: Names,
         incarnation: Incarnation,
         message_bytes_max: usize,
         deliveries: mpsc::Sender<Vec<Message>>,
         (peers, tickets): (Peers, Tickets),
+        arrivals: Arrivals,
         hold: Option<Hold>,
         metrics: BrokerMetrics,
     ) -> Intake {
@@ -71,6 +75,7 @@ impl Intake {
             deliveries,
             peers,
             tickets,
+            arrivals,
             hold,
             tracker: Tracker::default(),
             is_attached: false,
@@ -245,7 +250,7 @@ impl Intake {
         if !self.fits(&message) {
             self.oversized.count(1);
             self.metrics.dropped(Dropped::Oversized);
-        } else {
+        } else if self.arrivals.admit(&message) {
             messages.push(message);
         }
     }

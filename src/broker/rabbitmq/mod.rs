@@ -39,7 +39,7 @@ pub use connection::{Endpoint, InvalidEndpoint};
 pub use spool::Bounds as SpoolBounds;
 pub use topology::{NameTaken, Names};
 
-use super::{Broker, Delivery, Link, LinkState, Receipt};
+use super::{Arrivals, Broker, Delivery, KeyBounds, Link, LinkState, Receipt};
 use crate::instance::Incarnation;
 use crate::interest::Interest;
 use crate::message::Message;
@@ -76,6 +76,8 @@ pub struct Settings {
     pub publish_timeout: Duration,
     /// Payloads above this are foreign, and dropped.
     pub message_bytes_max: usize,
+    /// How long repetitions are known.
+    pub keys: KeyBounds,
     /// How long topics that nobody here wants any more still come.
     pub topic_linger: Duration,
     pub metrics: BrokerMetrics,
@@ -131,6 +133,7 @@ impl RabbitMq {
                 settings.message_bytes_max,
                 deliveries,
                 (peers, tickets.clone()),
+                Arrivals::new(settings.keys, metrics.clone()),
                 hold,
                 metrics.clone(),
             ),

@@ -326,7 +326,7 @@ mod tests {
 
     fn message() -> Message {
         let payload = Bytes::from_static(b"hello");
-        Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, payload }
+        Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, terms: None, payload }
     }
 
     /// Senders wait for longer than a test lasts.

@@ -90,7 +90,14 @@ fn numbered(number: u64, length: usize) -> Message {
     let mut payload = number.to_be_bytes().to_vec();
     payload.resize(8 + length, 0);
     let kind = PayloadKind::Binary;
-    Message { id: None, target: Target::Broadcast, kind, published_ms: now_unix_ms(), payload: payload.into() }
+    Message {
+        id: None,
+        target: Target::Broadcast,
+        kind,
+        published_ms: now_unix_ms(),
+        terms: None,
+        payload: payload.into(),
+    }
 }
 
 fn with_replay(hub: &Hub, listener: Arc<dyn Listener>, asked: Replay) -> Membership {

@@ -166,6 +166,7 @@ fn times_are_told_to_the_millisecond_and_never_out_of_range() {
             target: Target::Broadcast,
             kind: PayloadKind::Text,
             published_ms,
+            terms: None,
             payload: Bytes::new(),
         };
         let expected = json!({"type": "message", "broadcast": true, "time": time, "text": ""});
@@ -177,7 +178,7 @@ fn times_are_told_to_the_millisecond_and_never_out_of_range() {
 fn a_text_that_is_none_is_told_as_bytes() {
     let payload = Bytes::from_static(b"\xFF");
     let target = Target::Topic(Topic::parse("a.b").unwrap());
-    let message = Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, payload };
+    let message = Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, terms: None, payload };
     let expected = json!({"type": "message", "topic": "a.b", "time": "1970-01-01T00:00:00.000Z", "base64": "/w=="});
     assert_eq!(told(&message), expected);
 }
@@ -197,6 +198,7 @@ pub(super) fn message() -> impl Strategy<Value = Message> {
         target,
         kind,
         published_ms: published_ms >> (published_ms % 64),
+        terms: None,
         payload: payload.into(),
     })
 }

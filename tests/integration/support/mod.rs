@@ -10,6 +10,7 @@ pub mod instance;
 pub mod json;
 pub mod load;
 pub mod metrics;
+pub mod post;
 pub mod process;
 pub mod proxy;
 pub mod raw;

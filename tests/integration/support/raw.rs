@@ -170,6 +170,17 @@ impl Raw {
         }
     }
 
+    /// The answer to a HEAD, which has no body though it tells the length of one.
+    pub async fn answer_to_head(&mut self) -> Answer {
+        loop {
+            if let Some((answer, length)) = Answer::take_head(&self.input) {
+                self.input.advance(length);
+                return answer;
+            }
+            assert!(self.read().await.expect("an answer") > 0, "the end instead of an answer");
+        }
+    }
+
     /// The next frame; `None` for the end of the stream, which must come at a frame's boundary and not as a reset.
     pub async fn next(&mut self) -> Option<ServerFrame> {
         Some(self.next_with_rsv().await?.1)

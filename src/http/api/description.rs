@@ -1,0 +1,67 @@
+//! `docs/openapi.yaml` describes the routes of the table, with what they answer.
+
+use std::collections::BTreeSet;
+
+use yaml_rust2::{Yaml, YamlLoader};
+
+use super::problem::Kind;
+use crate::http::table::{ROUTES, Requires};
+
+fn description() -> Yaml {
+    let text = include_str!("../../../docs/openapi.yaml");
+    YamlLoader::load_from_str(text).expect("it is YAML").swap_remove(0)
+}
+
+fn keys(yaml: &Yaml) -> BTreeSet<String> {
+    let hash = yaml.as_hash().unwrap_or_else(|| panic!("no mapping: {yaml:?}"));
+    hash.keys().map(|key| key.as_str().expect("a text").to_owned()).collect()
+}
+
+/// Every reference beneath `yaml`.
+fn references(yaml: &Yaml, found: &mut BTreeSet<String>) {
+    match yaml {
+        Yaml::Hash(hash) => {
+            found.extend(yaml["$ref"].as_str().map(str::to_owned));
+            hash.values().for_each(|value| references(value, found));
+        }
+        Yaml::Array(array) => array.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_publishing_route_is_described_and_nothing_else() {
+    let description = description();
+    assert_eq!(description["openapi"].as_str(), Some("3.1.0"));
+    assert_eq!(description["info"]["version"].as_str(), Some(env!("CARGO_PKG_VERSION")));
+    let of_table = ROUTES.iter().filter(|route| route.requires == Requires::Publisher);
+    let of_table: BTreeSet<_> = of_table.map(|route| (route.path.to_owned(), route.allow().to_lowercase())).collect();
+    let paths = &description["paths"];
+    let methods = |path: &str| keys(&paths[path]).into_iter().collect::<Vec<_>>().join(", ");
+    let described: BTreeSet<_> = keys(paths).into_iter().map(|path| (path.clone(), methods(&path))).collect();
+    assert_eq!(described, of_table);
+}
+
+#[test]
+fn every_route_has_every_status_that_there_is() {
+    let description = description();
+    // What is not found has no route.
+    let kinds = Kind::ALL.iter().filter(|kind| **kind != Kind::NotFound);
+    let statuses: BTreeSet<String> =
+        kinds.map(|kind| kind.status().as_u16().to_string()).chain(["200".to_owned()]).collect();
+    for path in keys(&description["paths"]) {
+        assert_eq!(keys(&description["paths"][path.as_str()]["post"]["responses"]), statuses, "{path}");
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_component_is_used() {
+    let description = description();
+    let mut found = BTreeSet::new();
+    references(&description, &mut found);
+    let mut defined = BTreeSet::new();
+    for part in ["parameters", "responses", "schemas"] {
+        defined.extend(keys(&description["components"][part]).iter().map(|name| format!("#/components/{part}/{name}")));
+    }
+    assert_eq!(found, defined);
+}

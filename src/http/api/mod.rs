@@ -1,0 +1,147 @@
+//! Publishing over HTTP: `POST /api/notification`, `/api/publish`, `/api/topics/{topic}`.
+//!
+//! Owns what is between a request and the broker: who may publish (`access`), what a body may be (`body`), what it says
+//! (`order`), and what is answered (`outcome`, `problem`). Refuses whatever it does not understand. Invariant: 200 is
+//! answered for what the broker has confirmed, and 503 for what nobody gets; in between the answer is 504.
+
+mod access;
+mod body;
+mod order;
+mod outcome;
+mod problem;
+mod publish;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use futures_util::Stream;
+use tokio::sync::Semaphore;
+use warp::Reply;
+use warp::http::HeaderMap;
+use warp::reply::Response;
+
+pub use problem::{Kind as ProblemKind, Problem};
+
+use self::body::BodyLimits;
+use self::order::{OrderLimits, Orders};
+use super::gate::Caller;
+use crate::broker::Broker;
+use crate::config::ApiKeys;
+use crate::message::MessageIds;
+
+/// What is taken, and how long anybody waits.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiLimits {
+    /// Payload of one message, and bytes of a raw body.
+    pub message_bytes_max: usize,
+    /// Bytes of a body in JSON.
+    pub json_bytes_max: usize,
+    /// Messages in one request.
+    pub batch_max: usize,
+    /// Requests at a time.
+    pub requests_max: usize,
+    /// Time for a body to come.
+    pub body_timeout: Duration,
+    /// How long a request waits until its messages are taken.
+    pub spool_wait: Duration,
+    /// How long it waits then until they are confirmed.
+    pub answer_wait: Duration,
+}
+
+/// What publishing requests are answered from.
+pub struct Api {
+    broker: Arc<dyn Broker>,
+    message_ids: MessageIds,
+    keys: Option<ApiKeys>,
+    limits: ApiLimits,
+    under_way: Semaphore,
+}
+
+impl Api {
+    /// Without `keys` only programs on this host may publish.
+    pub fn new(broker: Arc<dyn Broker>, message_ids: MessageIds, keys: Option<ApiKeys>, limits: ApiLimits) -> Api {
+        let under_way = Semaphore::new(limits.requests_max.min(Semaphore::MAX_PERMITS));
+        Api { broker, message_ids, keys, limits, under_way }
+    }
+
+    /// Whether a publisher is let in.
+    pub fn admit(&self, caller: &Caller<'_>) -> Result<(), Problem> {
+        access::admit(self.keys.as_ref(), caller)
+    }
+
+    /// Answers a POST beneath `/api/`; `path` is the rest of its path.
+    pub async fn answer<B: Buf>(
+        &self,
+        path: &str,
+        query: &str,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+    ) -> Response {
+        let answered = self.answer_or_fail(path, query, headers, body).await;
+        answered.unwrap_or_else(|problem| {
+            log::debug!("a publishing request failed: {problem:?}");
+            problem.into_response()
+        })
+    }
+
+    async fn answer_or_fail<B: Buf>(
+        &self,
+        path: &str,
+        query: &str,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+    ) -> Result<Response, Problem> {
+        // For as long as its body may take memory.
+        let Ok(_turn) = self.under_way.try_acquire() else {
+            return Err(Problem::new(ProblemKind::Overloaded, "Nobody gets this message. Send it again."));
+        };
+        if !query.is_empty() {
+            return Err(Problem::new(ProblemKind::InvalidMessage, "There are no parameters here."));
+        }
+        let orders = self.orders(path, headers, body).await?;
+        Ok(match orders {
+            Orders::One(order) => match &self.publish(vec![order]).await[..] {
+                [outcome] => outcome::answer_one(outcome),
+                outcomes => outcome::answer_all(outcomes),
+            },
+            Orders::Batch(orders) => outcome::answer_all(&self.publish(orders).await),
+        })
+    }
+
+    async fn orders<B: Buf>(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+    ) -> Result<Orders, Problem> {
+        let ApiLimits { message_bytes_max, batch_max, .. } = self.limits;
+        let limits = OrderLimits { message_bytes_max, batch_max };
+        let key = order::key(headers)?;
+        if let Some(topic) = path.strip_prefix("topics/") {
+            let kind = body::payload_kind(headers)?;
+            let body = body::read(headers, body, self.body_limits(message_bytes_max)).await?;
+            return order::raw(topic, kind, body, key, limits).map(Orders::One);
+        }
+        body::expect_json(headers)?;
+        let body = body::read(headers, body, self.body_limits(self.limits.json_bytes_max)).await?;
+        match path {
+            "notification" => order::notification(&body, key, limits).map(Orders::One),
+            "publish" => order::items(&body, key, limits),
+            _ => Err(Problem::new(ProblemKind::NotFound, "There is no such route.")),
+        }
+    }
+
+    fn body_limits(&self, bytes_max: usize) -> BodyLimits {
+        BodyLimits { bytes_max, timeout: self.limits.body_timeout }
+    }
+
+    /// Ready when no request is under way.
+    pub async fn all_answered(&self) {
+        let all = u32::try_from(self.limits.requests_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        drop(self.under_way.acquire_many(all).await);
+    }
+}
+
+#[cfg(test)]
+mod description;

@@ -1,0 +1,109 @@
+//! Every route of the public port, and what it requires. Nothing that does not stand here is answered: the gate in front
+//! of the routes goes by this table, `docs/http.md` shows it, and tests walk it.
+
+use std::fmt;
+
+use warp::http::Method;
+
+/// What somebody must bring to be let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requires {
+    /// Nothing.
+    Nothing,
+    /// A WebSocket handshake, which the route itself checks; pages of an allowed origin only.
+    Handshake,
+    /// An API key; where none are configured, to be a program on this host.
+    Publisher,
+}
+
+/// A path with its methods.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What stands in it for `{topic}` may have slashes.
+    pub path: &'static str,
+    pub methods: &'static [Method],
+    pub requires: Requires,
+}
+
+const READING: &[Method] = &[Method::GET, Method::HEAD];
+const POST: &[Method] = &[Method::POST];
+
+/// The table.
+pub static ROUTES: [Route; 9] = [
+    Route { path: "/", methods: READING, requires: Requires::Nothing },
+    Route { path: "/index.html", methods: READING, requires: Requires::Nothing },
+    Route { path: "/healthz", methods: READING, requires: Requires::Nothing },
+    Route { path: "/readyz", methods: READING, requires: Requires::Nothing },
+    Route { path: "/message", methods: READING, requires: Requires::Handshake },
+    Route { path: "/message/{topic}", methods: READING, requires: Requires::Handshake },
+    Route { path: "/api/notification", methods: POST, requires: Requires::Publisher },
+    Route { path: "/api/publish", methods: POST, requires: Requires::Publisher },
+    Route { path: "/api/topics/{topic}", methods: POST, requires: Requires::Publisher },
+];
+
+/// The end of a path that stands for anything.
+const TOPIC: &str = "{topic}";
+
+/// The route of a request's path.
+pub fn find(path: &str) -> Option<&'static Route> {
+    ROUTES.iter().find(|route| route.matches(path))
+}
+
+impl Route {
+    fn matches(&self, path: &str) -> bool {
+        match self.path.strip_suffix(TOPIC) {
+            Some(before) => path.starts_with(before),
+            None => path == self.path,
+        }
+    }
+
+    /// Its methods as the header `Allow` has them.
+    pub fn allow(&self) -> String {
+        self.methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl fmt::Display for Requires {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Requires::Nothing => "nothing",
+            Requires::Handshake => "a WebSocket handshake; of a page, an allowed origin",
+            Requires::Publisher => "an API key; without `--api-keys-file`, to be a program on this host",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_finds_its_route() {
+        for (path, route) in [
+            ("/", Some("/")),
+            ("/message", Some("/message")),
+            ("/message/orders/eu", Some("/message/{topic}")),
+            ("/message/", Some("/message/{topic}")),
+            ("/messages", None),
+            ("/api", None),
+            ("/api/", None),
+            ("/api/topics", None),
+            ("/api/topics/a/b", Some("/api/topics/{topic}")),
+            ("/api/notification", Some("/api/notification")),
+            ("/api/notification/", None),
+            ("/API/notification", None),
+            ("//api/notification", None),
+            ("", None),
+        ] {
+            assert_eq!(find(path).map(|route| route.path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_shows_the_table() {
+        let row = |route: &Route| format!("| `{}` | {} | {} |\n", route.path, route.allow(), route.requires);
+        let head = "| path | methods | requires |\n| --- | --- | --- |\n";
+        let table = format!("{head}{}\n", ROUTES.iter().map(row).collect::<String>());
+        assert!(include_str!("../../docs/http.md").contains(&table), "docs/http.md lacks:\n{table}");
+    }
+}
