@@ -31,14 +31,17 @@ async fn with_a_stream_nothing_is_lost_whatever_breaks() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_queues_every_loss_is_told_whatever_breaks() {
     let report = keeps_the_guarantee("queue", FAULTS_WITH_QUEUE).await;
-    let mut all_lost = 0;
+    let (mut all_lost, mut all_told) = (0, 0);
     for fault in report["faults"].as_array().expect("the faults") {
         let [lost, told] = ["messages_lost", "messages_told_missing"].map(|name| counts(&fault[name]));
         assert!(lost.iter().zip(&told).all(|(lost, told)| told >= lost), "{report:#}");
         all_lost += lost.iter().sum::<u64>();
+        all_told += told.iter().sum::<u64>();
     }
-    // What the others said behind the wire that swallows everything.
-    assert!(all_lost > 0 && all_lost == report["all"]["messages_lost"], "{report:#}");
+    assert_eq!(all_lost, report["all"]["messages_lost"], "{report:#}");
+    // What the others said behind the wire that swallows everything is missed there; some of it may come late, when the
+    // broker is lost soon after and publishers send again what they keep.
+    assert!(all_told > 0, "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

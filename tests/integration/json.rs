@@ -464,7 +464,8 @@ async fn who_waits_for_a_subscription_when_the_instance_stops_is_told_before_the
     let cluster = Cluster::shared();
     let wire = Proxy::to(&cluster.url).await;
     // Less than what a subscription waits for the broker.
-    let brief = Config { drain_timeout_ms: 3000, ..config() };
+    // The delay is for the request to be read before the sessions leave.
+    let brief = Config { drain_delay_ms: 1000, drain_timeout_ms: 3000, ..config() };
     let instance = Instance::start(cluster.configure_through(&[&wire.url], brief)).await;
     instance.ready().await;
     let mut client = instance.converse().await;

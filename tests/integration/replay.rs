@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
+use warren::broker::Delivery;
 use warren::config::Config;
 
 use crate::support::broker::Cluster;
@@ -279,4 +280,30 @@ async fn instances_that_have_no_past_in_common_refuse_a_replay() {
     assert_eq!(refused.status, 400);
     assert!(refused.body.contains("no past in common"), "{}", refused.body);
     assert_eq!(answer(&instance, "").await.status, 101);
+}
+
+/// With a stream all instances have one past, also one that starts later, and whatever waited in a spool meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_on_a_stream_have_one_past() {
+    let cluster = Cluster::shared();
+    let streaming = || Config { delivery: Delivery::Stream, ..config() };
+    let first = Instance::join(streaming(), &cluster).await;
+    let mut speaker = first.connect().await;
+    say(&mut speaker, &["one", "two", "three"]).await;
+    let late = Instance::join(streaming(), &cluster).await;
+    let mut witness = late.connect().await;
+    say(&mut speaker, &["four"]).await;
+    witness.receives(&["four"]).await;
+    for instance in [&first, &late] {
+        let mut some = Client::connect_with_replay(instance.address, "3").await;
+        let mut young = Client::connect_with_replay(instance.address, "300s").await;
+        some.receives(&["two", "three", "four"]).await;
+        young.receives(&["one", "two", "three", "four"]).await;
+        for session in [&mut some, &mut young] {
+            session.is_open().await;
+        }
+    }
+    speaker.send("live").await;
+    let mut last = Client::connect_with_replay(late.address, "1000").await;
+    assert_eq!(last.texts_until("live").await, ["one", "two", "three", "four"]);
 }
