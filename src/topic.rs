@@ -2,7 +2,7 @@
 //!
 //! A name is words between separators. Dots and slashes both separate, so that `orders.eu.17` and `/orders/eu/17` are one
 //! topic: inside there are only dots, as AMQP programs write them into routing keys. One slash in front says nothing.
-//! A word has at least one character; none of its characters is a separator, white space, a control character, `*` or
+//! There are at most [`TOPIC_WORDS_MAX`] words. A word has at least one character; none of its characters is a separator, white space, a control character, `*` or
 //! `#`. Upper and lower case differ, and so do different encodings of what looks the same (no Unicode normalisation).
 //!
 //! Topics are spread over a fixed number of keys, by which a broker carries a message only to those instances that have
@@ -17,6 +17,12 @@ use std::sync::Arc;
 
 /// Bytes of a name, which is what a routing key of AMQP can carry.
 pub const TOPIC_BYTES_MAX: usize = 255;
+
+/// Words of a name or a pattern: what looking up a topic costs grows with them, times those of all patterns.
+pub const TOPIC_WORDS_MAX: usize = 16;
+
+/// `#` in one pattern.
+const ANY_NUMBER_MAX: usize = 2;
 
 /// How many keys there are. An instance with one subscription is handed one topic in a thousand that nobody there wants;
 /// more keys would be more bindings in the broker for who subscribes to everything.
@@ -45,6 +51,10 @@ pub enum InvalidTopic {
     EmptyWord,
     #[error("a topic cannot have the character {0:?}")]
     Character(char),
+    #[error("a topic has at most {TOPIC_WORDS_MAX} words")]
+    TooManyWords,
+    #[error("a pattern has at most {ANY_NUMBER_MAX} wildcards # for any number of words")]
+    TooManyWildcards,
     #[error("only subscriptions can have wildcards")]
     Wildcard,
     #[error("a wildcard must be a word by itself")]
@@ -111,6 +121,12 @@ impl Pattern {
             return Err(InvalidTopic::TooLong);
         }
         text.split(SEPARATORS).try_for_each(check_word)?;
+        if text.split(SEPARATORS).count() > TOPIC_WORDS_MAX {
+            return Err(InvalidTopic::TooManyWords);
+        }
+        if text.split(SEPARATORS).filter(|word| *word == ANY_WORDS).count() > ANY_NUMBER_MAX {
+            return Err(InvalidTopic::TooManyWildcards);
+        }
         Ok(Pattern(if text.contains('/') { text.replace('/', ".").into() } else { text.into() }))
     }
 
@@ -212,7 +228,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_told_why() {
-        use InvalidTopic::{Character, Empty, EmptyWord, TooLong, Wildcard, WildcardInWord};
+        use InvalidTopic::{
+            Character, Empty, EmptyWord, TooLong, TooManyWildcards, TooManyWords, Wildcard, WildcardInWord,
+        };
         let long = "x".repeat(TOPIC_BYTES_MAX + 1);
         for (text, reason) in [
             ("", Empty),
@@ -231,10 +249,14 @@ mod tests {
             ("a.b*", WildcardInWord),
             ("a.##", WildcardInWord),
             (&long, TooLong),
+            (&"a.".repeat(TOPIC_WORDS_MAX), EmptyWord),
+            (&["a"; TOPIC_WORDS_MAX + 1].join("."), TooManyWords),
+            ("#.a.#.b.#", TooManyWildcards),
         ] {
             assert_eq!(Topic::parse(text), Err(reason), "{text:?}");
         }
         assert!(Topic::parse(&long[1..]).is_ok());
+        assert!(Topic::parse(&["a"; TOPIC_WORDS_MAX].join(".")).is_ok() && Pattern::parse("#.a.#").is_ok());
     }
 
     /// Computed with `zlib.crc32(name.encode()) % 1024` in Python 3.

@@ -316,7 +316,8 @@ options! {
         topics_per_session_max: usize = number("TOPICS", 1..=10_000) => {
             default: "1000",
             help: "Topics and patterns that one session may subscribe to (with the subprotocol warren.v1.json).",
-            reason: "More than a page shows at a time. Each takes some hundred bytes, and one pattern can stand for many.",
+            reason: "More than a page shows at a time. A topic takes some hundred bytes, a pattern some kilobytes at worst; one pattern can \
+                     stand for many topics.",
         }
         pending_requests_max: u32 = number("REQUESTS", 1..=1_000_000) => {
             default: "256",

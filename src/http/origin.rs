@@ -13,7 +13,12 @@ pub fn may_connect(allowed: &AllowedOrigins, headers: &HeaderMap) -> bool {
         AllowedOrigins::SameOrigin => &[],
         AllowedOrigins::Listed(listed) => listed,
     };
-    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let Some(origin) = origins.next() else { return true };
+    if origins.next().is_some() {
+        // No browser sends two.
+        return false;
+    }
     let Some(origin) = origin.to_str().ok().and_then(|text| text.parse().ok()) else { return false };
     listed.contains(&origin)
         || headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(|host| is_of(&origin, host))
@@ -56,6 +61,11 @@ mod tests {
         assert!(!allows(&[], Some("null"), "localhost:8080"));
         assert!(!allows(&[], Some("http://evil.example@localhost:8080"), "localhost:8080"));
         assert!(!allows(&[], Some("http://localhost"), "localhost:443"));
+        let mut two = HeaderMap::new();
+        two.insert(HOST, "localhost".parse().unwrap());
+        two.append(ORIGIN, "http://localhost".parse().unwrap());
+        two.append(ORIGIN, "http://evil.example".parse().unwrap());
+        assert!(!may_connect(&AllowedOrigins::SameOrigin, &two));
     }
 
     #[test]

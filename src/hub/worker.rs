@@ -176,11 +176,9 @@ impl Worker {
     }
 
     async fn fan_out(&mut self, audience: &Audience, first: Frames) {
-        // Whoever joined before a message was handed out hears it.
-        while let Ok(change) = self.changes.try_recv() {
-            self.apply(change);
-        }
         let frames = self.join_waiting(audience, first);
+        // Whoever joined before a message was handed out hears it, also one of those that were joined to the first.
+        self.catch_up();
         match audience {
             Audience::Broadcast => {
                 deliver(&frames, self.joined.iter()).await;
@@ -194,6 +192,12 @@ impl Worker {
                 listeners.for_each(|listener| by_format.add(listener.format()));
                 self.count(&frames, &by_format);
             }
+        }
+    }
+
+    fn catch_up(&mut self) {
+        while let Ok(change) = self.changes.try_recv() {
+            self.apply(change);
         }
     }
 

@@ -20,6 +20,9 @@ use crate::protocol::json::{
 };
 use crate::topic::Pattern;
 
+/// Patterns with wildcards that one session may subscribe to: each message of a topic is looked up among all of them.
+const WILDCARDS_MAX: usize = 100;
+
 /// What a session that speaks JSON has beside one that does not. Moved along with what is being done.
 pub(super) struct Conversation {
     membership: Membership,
@@ -75,6 +78,11 @@ impl Conversation {
         let added: Vec<_> = selection.patterns.into_iter().filter(|one| !self.subscribed.contains(one)).collect();
         if self.subscribed.len() + added.len() > topics_max {
             let explanation = format!("a session has at most {topics_max} topics");
+            return Err((ErrorCode::TooManyTopics, explanation));
+        }
+        let wildcards = self.subscribed.iter().chain(&added).filter(|pattern| pattern.as_topic().is_none()).count();
+        if wildcards > WILDCARDS_MAX {
+            let explanation = format!("a session has at most {WILDCARDS_MAX} patterns with wildcards");
             return Err((ErrorCode::TooManyTopics, explanation));
         }
         for pattern in &added {

@@ -203,6 +203,8 @@ async fn the_answers_are_true_through(node: &PrivateNode, outage: impl Future<Ou
     node.restart().await;
     for instance in &instances {
         instance.ready().await;
+        // They wait for each other before they publish what has waited.
+        instance.metrics().show("warren_broker_spool_messages", 0.0).await;
     }
     publish(&instances[0], "after").await;
     for listener in &mut listeners {

@@ -225,9 +225,20 @@ async fn keys_are_bound_from_the_first_subscription_until_some_time_after_the_la
     eventually("the other keys are unbound", async || bound().await == [key("a")]).await;
     drop(second);
     eventually("nothing is bound", async || bound().await.is_empty()).await;
+    // What is said meanwhile is nobody's loss here.
+    let other = Instance::join(config(), &cluster).await;
+    let mut elsewhere = other.subscribe("a").await;
+    for text in ["unheard", "unheard, too"] {
+        elsewhere.send(text).await;
+        elsewhere.receives(&[text]).await;
+    }
+    let mut witness = other.connect().await;
+    witness.send("after a beacon").await;
+    witness.receives(&["after a beacon"]).await;
     let mut third = instance.subscribe("a").await;
     third.send("again").await;
     third.receives(&["again"]).await;
+    assert_eq!(instance.metrics().value("warren_broker_missing_messages_total").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,9 @@ use crate::topic::TopicKey;
 /// Bindings made again at a time: each costs the broker a transaction.
 const CONFIRMED_AT_ONCE: usize = 64;
 
+/// Bindings undone at a time, as deliveries wait meanwhile.
+const UNBOUND_AT_ONCE: usize = 64;
+
 /// One instance's bindings. What it knows outlives every connection.
 pub struct Bindings {
     interest: Arc<Interest>,
@@ -82,19 +85,12 @@ impl Bindings {
                 (State::Unbound | State::Lingering(_), false) | (State::Bound, true) => {}
             }
         }
-        for key in to_unbind {
-            self.interest.set_delivered(key, false);
-            // Who subscribed before that was told may rely on it; who does so after it waits for the next round.
-            if self.interest.is_wanted(key) {
-                self.states[key.index()] = State::Bound;
-                self.interest.set_delivered(key, true);
-                continue;
-            }
-            unbind(channel, names, key).await?;
-            self.states[key.index()] = State::Unbound;
-        }
         bind_all(channel, names, &to_bind).await?;
         self.note_bound(&to_bind);
+        // The rest in the next rounds: nobody waits for it.
+        let to_unbind = to_unbind.into_iter().take(UNBOUND_AT_ONCE);
+        let unwanted: Vec<TopicKey> = to_unbind.filter(|key| self.is_given_up(*key)).collect();
+        unbind_all(channel, names, &unwanted).await?;
         Ok(to_bind.into_iter().collect())
     }
 
@@ -104,6 +100,18 @@ impl Bindings {
         let some: Vec<TopicKey> = bound.skip(self.confirmed).take(CONFIRMED_AT_ONCE).collect();
         self.confirmed = if some.len() < CONFIRMED_AT_ONCE { 0 } else { self.confirmed + CONFIRMED_AT_ONCE };
         bind_all(channel, names, &some).await
+    }
+
+    /// Whether a key that was wanted by nobody is to be unbound now.
+    fn is_given_up(&mut self, key: TopicKey) -> bool {
+        self.interest.set_delivered(key, false);
+        // Who subscribed before that was told may rely on it; who does so after it waits for the next round.
+        let is_wanted = self.interest.is_wanted(key);
+        self.states[key.index()] = if is_wanted { State::Bound } else { State::Unbound };
+        if is_wanted {
+            self.interest.set_delivered(key, true);
+        }
+        !is_wanted
     }
 
     pub fn is_bound(&self, key: TopicKey) -> bool {
@@ -128,10 +136,13 @@ async fn bind_all(channel: &Channel, names: &Names, keys: &[TopicKey]) -> Result
     Ok(())
 }
 
-async fn unbind(channel: &Channel, names: &Names, key: TopicKey) -> Result<(), lapin::Error> {
-    let (own, topics) = (names.instance.clone(), names.topics.clone());
-    let options = ExchangeUnbindOptions::default();
-    channel.exchange_unbind(own, topics, routing_key(key), options, FieldTable::default()).await
+async fn unbind_all(channel: &Channel, names: &Names, keys: &[TopicKey]) -> Result<(), lapin::Error> {
+    for (index, key) in keys.iter().enumerate() {
+        let options = ExchangeUnbindOptions { nowait: index + 1 < keys.len() };
+        let (own, topics) = (names.instance.clone(), names.topics.clone());
+        channel.exchange_unbind(own, topics, routing_key(*key), options, FieldTable::default()).await?;
+    }
+    Ok(())
 }
 
 fn routing_key(key: TopicKey) -> ShortString {

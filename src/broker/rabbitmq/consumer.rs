@@ -1,5 +1,6 @@
 //! The way from the broker: attach, take what comes, hand it on in batches, acknowledge; attach anew when it breaks.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::beacon::Tickets;
 use super::bindings::Bindings;
 use super::connection::{Endpoints, discard};
-use super::intake::Intake;
+use super::intake::{Intake, Way};
 use super::link::{Side, Trouble, interval};
 use super::source::{Batch, Source};
 use super::stream::{Reader, Verdict};
@@ -148,6 +149,7 @@ impl Consumer {
         let standing = topology::declare(connection, &self.names, self.queue_bytes_max, delivery).await?;
         let channel = standing.channel.clone();
         self.bindings.restore(&channel, &self.names).await?;
+        self.intake.follow(&HashSet::new(), 0, |key| self.bindings.is_bound(key));
         // Per consumer, not `global`, which RabbitMQ 4 has dropped.
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let queue = Source::queue(channel, standing.queue.clone()).await?;
@@ -178,7 +180,7 @@ impl Consumer {
         loop {
             tokio::select! {
                 batch = queue.next() => {
-                    let taken = self.intake.hand_on(batch?).await?;
+                    let taken = self.intake.hand_on(batch?, Way::Queue).await?;
                     queue.taken(taken.last_tag).await?;
                 }
                 batch = Source::next_of(stream) => self.read_on(batch?, stream).await?,
@@ -208,10 +210,8 @@ impl Consumer {
     /// Binds and unbinds topics as the interest in them comes and goes.
     async fn follow(&mut self, standing: &Standing<'_>) -> Result<(), Failure> {
         let new = self.bindings.follow(&standing.channel, &self.names).await?;
-        if !new.is_empty() {
-            let ticket = self.tickets.ask();
-            self.intake.follow(&new, ticket, |key| self.bindings.is_bound(key));
-        }
+        let ticket = if new.is_empty() { 0 } else { self.tickets.ask() };
+        self.intake.follow(&new, ticket, |key| self.bindings.is_bound(key));
         Ok(())
     }
 
@@ -234,7 +234,7 @@ impl Consumer {
             log::warn!("the stream does not go on where it was read last: messages may be missing");
             self.intake.interrupted();
         }
-        let taken = self.intake.hand_on(batch).await?;
+        let taken = self.intake.hand_on(batch, Way::Stream).await?;
         stream.taken(last_tag).await?;
         if taken.ticket.is_some_and(|ticket| reader.arrived(ticket)) {
             self.intake.attached();

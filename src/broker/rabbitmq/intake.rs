@@ -47,6 +47,15 @@ pub struct Intake {
     metrics: BrokerMetrics,
 }
 
+/// How deliveries have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through the instance's own queue.
+    Queue,
+    /// From the cluster's stream.
+    Stream,
+}
+
 /// What a batch has brought.
 #[derive(Default)]
 pub struct Taken {
@@ -88,7 +97,7 @@ impl Intake {
     }
 
     /// Hands a batch on, waiting for room.
-    pub async fn hand_on(&mut self, batch: Vec<Result<Delivery, lapin::Error>>) -> Result<Taken, Trouble> {
+    pub async fn hand_on(&mut self, batch: Vec<Result<Delivery, lapin::Error>>, way: Way) -> Result<Taken, Trouble> {
         let mut messages = Vec::with_capacity(batch.len());
         let mut taken = Taken::default();
         let mut trouble = None;
@@ -99,7 +108,7 @@ impl Intake {
                     if delivery.exchange != self.names.beacon {
                         self.accept(delivery, &mut messages);
                     } else if let Some(beacon) = beacon::open(&delivery) {
-                        taken.ticket = self.note(beacon, &mut messages).max(taken.ticket);
+                        taken.ticket = self.note(beacon, way, &mut messages).max(taken.ticket);
                     }
                 }
                 Err(error) => trouble = Some(Trouble::from(error)),
@@ -169,9 +178,14 @@ impl Intake {
     }
 
     /// The ticket, if the beacon is our own.
-    fn note(&mut self, beacon: Beacon, messages: &mut Vec<Message>) -> Option<u64> {
+    ///
+    /// Where a stream is read, beacons come both ways, and each tells of what travels its own: on the other it would
+    /// overtake what it speaks of.
+    fn note(&mut self, beacon: Beacon, way: Way, messages: &mut Vec<Message>) -> Option<u64> {
+        let reads_stream = self.hold.is_some();
+        let travels_so = |route: &Route| !reads_stream || (way == Way::Queue) == matches!(route, Route::Key(_));
         for (route, number) in &beacon.numbers {
-            if self.is_known(route) {
+            if self.is_known(route) && travels_so(route) {
                 self.reach(beacon.incarnation.as_str(), route, *number, messages);
             }
         }
@@ -179,8 +193,13 @@ impl Intake {
         if beacon.incarnation.as_str() != self.incarnation.as_str() {
             return None;
         }
+        if way == Way::Queue {
+            self.keys.values_mut().for_each(|ticket| *ticket = ticket.filter(|asked| *asked > beacon.ticket));
+        }
+        if reads_stream && way == Way::Queue {
+            return None;
+        }
         self.tickets.came_back(beacon.ticket);
-        self.keys.values_mut().for_each(|ticket| *ticket = ticket.filter(|asked| *asked > beacon.ticket));
         Some(beacon.ticket)
     }
 

@@ -7,7 +7,7 @@
 //! warren.direct ────┘ (key {ip}_{port})
 //! ```
 //!
-//! With `--delivery stream` broadcast and beacons come another way:
+//! With `--delivery stream` the broadcast comes another way, and beacons come both ways:
 //!
 //! ```text
 //! warren.broadcast ─┬──► warren.stream ──► every instance, each at its own place
@@ -152,7 +152,8 @@ impl Standing<'_> {
             Delivery::Queue => &[&names.broadcast, &names.beacon, &names.direct][..],
             Delivery::Stream => {
                 bind_stream(&self.channel, names).await?;
-                &[&names.direct]
+                // Topics come through the queue, and so must what tells how far they are.
+                &[&names.beacon, &names.direct]
             }
         };
         for source in sources {

@@ -2,7 +2,8 @@
 //!
 //! Without keys a browser on this host is the danger: any page of the web may let it send a form here, and by a name that
 //! resolves to this host (DNS rebinding) even read the answer. So the name must be this host's own, no foreign page may
-//! stand behind the request, and the body must be of a type that no form has. A proxy on this host would pass strangers
+//! stand behind the request, and the body must be of a type that a form cannot have, but for plain text, where the origin
+//! alone tells. A proxy on this host would pass strangers
 //! off as local ones; what a proxy has written into a request shows it.
 
 use warp::http::HeaderMap;
@@ -16,6 +17,18 @@ use crate::http::origin;
 
 /// Names that this host gives itself.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// How headers begin that only proxies write, beside the standard ones.
+const MARKS: [&str; 8] = [
+    "x-forwarded",
+    "x-original-",
+    "x-envoy-",
+    "x-real-ip",
+    "x-cluster-",
+    "cf-connecting-ip",
+    "true-client-ip",
+    "proxy-connection",
+];
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
@@ -61,7 +74,7 @@ fn is_local(caller: &Caller<'_>) -> Result<(), Problem> {
 
 /// Whether any proxy has left its mark.
 fn is_forwarded(headers: &HeaderMap) -> bool {
-    let is_mark = |name: &str| name.starts_with("x-forwarded") || name == "x-real-ip";
+    let is_mark = |name: &str| MARKS.iter().any(|mark| name.starts_with(mark)) || name.ends_with("client-ip");
     headers.contains_key(FORWARDED) || headers.contains_key(VIA) || headers.keys().any(|name| is_mark(name.as_str()))
 }
 
@@ -127,6 +140,10 @@ mod tests {
             ("sec-fetch-site", "same-site"),
             ("forwarded", "for=10.0.0.1"),
             ("via", "1.1 proxy"),
+            ("cf-connecting-ip", "10.0.0.1"),
+            ("x-client-ip", "10.0.0.1"),
+            ("fastly-client-ip", "10.0.0.1"),
+            ("x-original-forwarded-for", "10.0.0.1"),
             ("x-forwarded-for", "127.0.0.1"),
             ("x-forwarded-host", "localhost"),
             ("x-forwarded-proto", "https"),

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
-use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use warp::http::HeaderMap;
 
@@ -66,7 +68,7 @@ struct Item {
 
 /// Reads `{"topic": …, "message": …}`.
 pub fn notification(body: &[u8], key: Option<IdempotencyKey>, limits: OrderLimits) -> Result<Order, Problem> {
-    let Notification { topic, message } = json(body)?;
+    let Object(Notification { topic, message }) = json(body)?;
     let (target, kind, payload) = (Target::Topic(topic_named(&topic)?), PayloadKind::Text, message.into());
     Order { target, kind, payload, ttl_ms: None, key }.within(limits)
 }
@@ -75,7 +77,8 @@ pub fn notification(body: &[u8], key: Option<IdempotencyKey>, limits: OrderLimit
 /// index behind it.
 pub fn items(body: &[u8], key: Option<IdempotencyKey>, limits: OrderLimits) -> Result<Orders, Problem> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
-        return json::<Item>(body)?.order(key, limits).map(Orders::One);
+        let Object(item) = json::<Object<Item>>(body)?;
+        return item.order(key, limits).map(Orders::One);
     }
     let items = batch(body, limits.batch_max)?;
     let orders = items.into_iter().enumerate().map(|(index, item)| {
@@ -183,6 +186,29 @@ fn batch(body: &[u8], batch_max: usize) -> Result<Vec<Item>, Problem> {
     Err(Problem::new(kind, format!("A batch has 1 to {batch_max} messages.")))
 }
 
+/// An object of JSON. serde would take an array of its fields for it, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
 /// Takes one item more than there may be, so that this shows.
 struct BatchVisitor {
     batch_max: usize,
@@ -198,7 +224,7 @@ impl<'de> Visitor<'de> for BatchVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<Item>, A::Error> {
         let mut items = Vec::new();
         while items.len() <= self.batch_max
-            && let Some(item) = array.next_element()?
+            && let Some(Object(item)) = array.next_element()?
         {
             items.push(item);
         }

@@ -85,8 +85,8 @@ pub fn answer_all(outcomes: &[Outcome]) -> Response {
     let problem = first.filter(|_| outcomes.iter().all(none_taken)).unwrap_or_else(|| {
         Problem::new(
             Kind::OutcomeUnknown,
-            "Not all messages are confirmed; results tells of each. Send those again with the same idempotency keys: then \
-             they count once.",
+            "Not all messages are confirmed; results tells of each. Send the whole request again, unchanged and with the same \
+             idempotency keys: then each counts once.",
         )
     });
     problem.with_results(results).into_response()
