@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lapin::options::{QueueBindOptions, QueueDeleteOptions};
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::support::instance::{Instance, config};
 use crate::support::load::{Recorder, Talker};
 use crate::support::proxy::Proxy;
 use crate::support::unreadable::publish_unreadable;
+use crate::support::within_deadline;
 
 fn streaming() -> Config {
     Config { delivery: Delivery::Stream, ..config() }
@@ -180,13 +182,14 @@ async fn after_a_gap_everything_is_heard_in_order() {
     listener.receives(&["0"]).await;
     let alien = Alien::connect(&cluster.url).await;
     // Somebody else listens, so that nothing comes back as unroutable.
-    let _elsewhere = alien.listen(&cluster.broadcast()).await;
+    let mut elsewhere = alien.listen(&cluster.broadcast()).await;
     let (broadcast, stream) = (cluster.broadcast(), cluster.stream());
     let unbound =
         alien.channel.queue_unbind(stream.as_str().into(), broadcast.as_str().into(), "".into(), Default::default());
     unbound.await.expect("unbound");
     for number in 1..=50 {
         speaker.send(number.to_string()).await;
+        within_deadline("the message is published", elsewhere.next()).await.expect("a consumer").expect("a delivery");
     }
     let bind = QueueBindOptions::default();
     let bound = alien.channel.queue_bind(
