@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
-use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds};
+use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, Link};
 use crate::config::{ApiKeys, BrokerChoice, BrokerUri, Config, MetricsListen};
 use crate::http::{self, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
 use crate::hub::{Batching, HistoryLimits, Hub};
@@ -129,22 +129,8 @@ impl App {
             compression: self.config.compression,
             replay,
         });
-        let handshakes = HandshakeLimits {
-            timeout: Duration::from_millis(self.config.handshake_timeout_ms),
-            under_way_max: self.config.handshakes_max,
-            head_bytes_max: self.config.request_head_bytes_max,
-            answer_timeout: Duration::from_millis(self.config.spool_wait_ms + self.config.publish_answer_ms),
-        };
-        let batching = Batching {
-            own: self.incarnation.clone(),
-            compression_bytes_min: self.config.compression_bytes_min,
-            coalesce: Duration::from_millis(self.config.coalesce_ms),
-            history: replay.ok(),
-            looks_back: {
-                let link = broker.link();
-                Arc::new(move || link.borrow().attachments == 0)
-            },
-        };
+        let handshakes = handshake_limits(&self.config);
+        let batching = self.batching(replay.ok(), broker.link());
         let mut patience = Patience {
             delay: Duration::from_millis(self.config.drain_delay_ms),
             timeout: Duration::from_millis(self.config.drain_timeout_ms),
@@ -174,6 +160,16 @@ impl App {
             scraping.stop().await;
         }
         outcome
+    }
+
+    fn batching(&self, history: Option<HistoryLimits>, link: watch::Receiver<Link>) -> Batching {
+        Batching {
+            own: self.incarnation.clone(),
+            compression_bytes_min: self.config.compression_bytes_min,
+            coalesce: Duration::from_millis(self.config.coalesce_ms),
+            history,
+            looks_back: Arc::new(move || link.borrow().attachments == 0),
+        }
     }
 
     /// The broker that the configuration names.
@@ -312,6 +308,15 @@ fn api_limits(config: &Config) -> ApiLimits {
         body_timeout: Duration::from_millis(config.handshake_timeout_ms),
         spool_wait: Duration::from_millis(config.spool_wait_ms),
         answer_wait: Duration::from_millis(config.publish_answer_ms),
+    }
+}
+
+fn handshake_limits(config: &Config) -> HandshakeLimits {
+    HandshakeLimits {
+        timeout: Duration::from_millis(config.handshake_timeout_ms),
+        under_way_max: config.handshakes_max,
+        head_bytes_max: config.request_head_bytes_max,
+        answer_timeout: Duration::from_millis(config.spool_wait_ms + config.publish_answer_ms),
     }
 }
 

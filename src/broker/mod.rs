@@ -171,13 +171,14 @@ impl fmt::Display for LinkState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Mutex;
 
     use super::*;
 
+    /// What a sender was told, in order.
     #[derive(Default)]
-    struct Heard(Mutex<Vec<Result<(), NotAccepted>>>);
+    pub struct Heard(pub Mutex<Vec<Result<(), NotAccepted>>>);
 
     impl Settle for Heard {
         fn settled(&self, outcome: Result<(), NotAccepted>) {

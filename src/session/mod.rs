@@ -197,9 +197,14 @@ impl Session {
         let pinged = self.pinged.load(Ordering::Relaxed);
         match phase {
             // Only who was asked and did not answer: after a stall of our own nobody's answers have been read.
-            // And only who is read: while messages wait for the broker, a session that may have no more of them is not.
-            Phase::Open if pinged && waited_ms >= limits.answer_timeout_ms() && self.is_settled() => {
-                self.close(CloseReason::Idle);
+            // And only who is read: while messages wait for the broker, a session that may have no more of them is not,
+            // and has its time anew.
+            Phase::Open if pinged && waited_ms >= limits.answer_timeout_ms() => {
+                if self.is_settled() {
+                    self.close(CloseReason::Idle)
+                } else {
+                    self.mark_now()
+                }
             }
             Phase::Open if !pinged && waited_ms >= limits.ping_interval_ms => {
                 self.pinged.store(true, Ordering::Relaxed);

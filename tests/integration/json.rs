@@ -479,6 +479,35 @@ async fn who_waits_for_a_subscription_when_the_instance_stops_is_told_before_the
     stopping.await.expect("no panic").expect("a good end");
 }
 
+/// While its messages wait for the broker a session is not read, so that its pongs cannot be heard either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_messages_wait_for_the_broker_is_not_taken_for_idle() {
+    let cluster = Cluster::shared();
+    let wire = Proxy::to(&cluster.url).await;
+    let impatient = Config { pending_requests_max: 1, ping_interval_ms: 300, idle_timeout_ms: 1500, ..config() };
+    let instance = Instance::start(cluster.configure_through(&[&wire.url], impatient)).await;
+    instance.ready().await;
+    let mut client = instance.converse().await;
+    wire.refuse();
+    instance.unready().await;
+    let mut ids = Vec::new();
+    for text in ["one", "two", "three"] {
+        ids.push(client.request(json!({"type": "publish", "topic": "a", "text": text})).await);
+    }
+    // Each of these lasts for as long as an idle session may.
+    for _ in 0..2 {
+        let silent = Raw::connect(instance.address).await;
+        instance.metrics().show("warren_sessions", 2.0).await;
+        instance.metrics().show("warren_sessions", 1.0).await;
+        drop(silent);
+    }
+    wire.forward();
+    for id in ids {
+        let answer = client.notice().await;
+        assert_eq!((&answer["type"], &answer["id"]), (&json!("ack"), &json!(id)), "{answer}");
+    }
+}
+
 // --- the end ----------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

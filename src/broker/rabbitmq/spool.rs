@@ -110,6 +110,12 @@ impl Entry {
     pub fn is_awaited(&self) -> bool {
         self.sender.is_some()
     }
+
+    fn refuse(mut self, why: NotAccepted) {
+        if let Some((receipt, _place)) = self.sender.take() {
+            receipt.settle(Err(why));
+        }
+    }
 }
 
 /// The senders' end.
@@ -155,14 +161,6 @@ impl Intake {
         // Wakes who waits for that to change, to look at the room as well.
         self.stale.send_modify(|_| ());
         let _ = self.orders.send(Order::Stop);
-    }
-}
-
-impl Entry {
-    fn refuse(mut self, why: NotAccepted) {
-        if let Some((receipt, _place)) = self.sender.take() {
-            receipt.settle(Err(why));
-        }
     }
 }
 
@@ -306,23 +304,13 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::sync::Mutex;
 
     use bytes::Bytes;
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::broker::Settle;
+    use crate::broker::tests::Heard;
     use crate::message::{PayloadKind, Target};
-
-    #[derive(Default)]
-    struct Heard(Mutex<Vec<Result<(), NotAccepted>>>);
-
-    impl Settle for Heard {
-        fn settled(&self, outcome: Result<(), NotAccepted>) {
-            self.0.lock().unwrap().push(outcome);
-        }
-    }
 
     fn message() -> Message {
         let payload = Bytes::from_static(b"hello");
