@@ -79,7 +79,8 @@ fn fan_out(criterion: &mut Criterion) {
     let own = Incarnation::begin(InstanceName::parse("a_1").expect("a name"));
     let history = HistoryLimits { bytes_max: 8 << 20, messages_max: 1000, age_max: Duration::from_secs(3600) };
     let (compression_bytes_min, coalesce, looks_back) = (1024, Duration::ZERO, Arc::new(|| false));
-    let batching = Batching { own, compression_bytes_min, coalesce, history: Some(history), looks_back };
+    let batching =
+        Batching { own, compression_bytes_min, coalesce, history: Some(history), resume_bytes_max: 0, looks_back };
     runtime.spawn(hub.clone().run(batching, delivered));
     let payload = Bytes::from(vec![b'x'; 128]);
     let mut group = criterion.benchmark_group("hub");
@@ -95,7 +96,7 @@ fn fan_out(criterion: &mut Criterion) {
                 terms: None,
                 payload: payload.clone(),
             };
-            deliveries.blocking_send(vec![message]).expect("the hub runs");
+            deliveries.blocking_send(vec![message].into()).expect("the hub runs");
             while heard.load(Ordering::Acquire) < LISTENERS {
                 std::hint::spin_loop();
             }

@@ -18,10 +18,11 @@ use crate::http::{self, Api, ApiLimits, BindError, HandshakeLimits, Listener, No
 use crate::hub::{Batching, HistoryLimits, Hub};
 use crate::instance::{Incarnation, InstanceName};
 use crate::interest::Interest;
-use crate::message::{Message, MessageIds};
+use crate::message::MessageIds;
 use crate::metrics::Metrics;
 use crate::open_files;
-use crate::session::{Limits, Rate, Sessions};
+use crate::place::Delivered;
+use crate::session::{Limits, NoResumption, Rate, Sessions};
 use crate::stop::{self, Patience};
 
 /// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
@@ -168,6 +169,7 @@ impl App {
             compression_bytes_min: self.config.compression_bytes_min,
             coalesce: Duration::from_millis(self.config.coalesce_ms),
             history,
+            resume_bytes_max: if resumption(&self.config).is_ok() { self.config.resume_bytes_max } else { 0 },
             looks_back: Arc::new(move || link.borrow().attachments == 0),
         }
     }
@@ -175,7 +177,7 @@ impl App {
     /// The broker that the configuration names.
     fn broker(
         &self,
-        deliveries: mpsc::Sender<Vec<Message>>,
+        deliveries: mpsc::Sender<Delivered>,
         interest: Arc<Interest>,
     ) -> anyhow::Result<(Arc<dyn Broker>, Refused)> {
         let config = &self.config;
@@ -294,6 +296,15 @@ fn replay(config: &Config) -> Result<HistoryLimits, NoReplay> {
     }
 }
 
+/// Whether sessions can go on where they were: only where all instances have one past.
+fn resumption(config: &Config) -> Result<(), NoResumption> {
+    match &config.broker {
+        BrokerChoice::Amqp(_) if config.delivery == Delivery::Queue => Err(NoResumption::Queues),
+        _ if config.resume_bytes_max == 0 => Err(NoResumption::SwitchedOff),
+        BrokerChoice::Amqp(_) | BrokerChoice::Memory => Ok(()),
+    }
+}
+
 fn api_keys(config: &Config) -> anyhow::Result<Option<ApiKeys>> {
     let read = |path: &PathBuf| ApiKeys::read(path).with_context(|| format!("--api-keys-file {}", path.display()));
     config.api_keys_file.as_ref().map(read).transpose()
@@ -336,6 +347,7 @@ fn limits(config: &Config) -> Limits {
         pending_requests_max: config.pending_requests_max,
         close_timeout_ms: millis(config.close_timeout_ms),
         retry_after_max_ms: millis(config.retry_after_max_ms),
+        resumption: resumption(config),
         answer_keep_alive: config.answer_keep_alive,
     }
 }

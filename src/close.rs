@@ -27,11 +27,13 @@ pub enum CloseReason {
     TooSlow,
     /// Nothing was heard of the client for the idle timeout, not even a pong.
     Idle,
+    /// The client wanted to go on where it was, and something that came since is not kept any more.
+    Gone,
 }
 
 impl CloseReason {
     /// All that [`CloseReason::name`] may say.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "by_client",
         "going_away",
         "protocol_error",
@@ -42,6 +44,7 @@ impl CloseReason {
         "not_accepted",
         "too_slow",
         "idle",
+        "gone",
     ];
 
     /// The reason as metrics name it.
@@ -57,6 +60,7 @@ impl CloseReason {
             CloseReason::NotAccepted => "not_accepted",
             CloseReason::TooSlow => "too_slow",
             CloseReason::Idle => "idle",
+            CloseReason::Gone => "gone",
         }
     }
 
@@ -70,6 +74,7 @@ impl CloseReason {
             CloseReason::NotAccepted => Some(1013),
             CloseReason::TooSlow => Some(4001),
             CloseReason::Idle => Some(4002),
+            CloseReason::Gone => Some(4003),
         }
     }
 
@@ -97,6 +102,7 @@ impl fmt::Display for CloseReason {
             CloseReason::NotAccepted => f.write_str("the broker did not confirm the message; try again later"),
             CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
             CloseReason::Idle => f.write_str("idle: no pong"),
+            CloseReason::Gone => f.write_str("gone: some of what came meanwhile is not kept any more"),
         }
     }
 }
@@ -117,6 +123,7 @@ mod tests {
             CloseReason::NotAccepted,
             CloseReason::TooSlow,
             CloseReason::Idle,
+            CloseReason::Gone,
         ];
         let mut names: Vec<_> = first.iter().chain(&violations).chain(&last).map(CloseReason::name).collect();
         // Two violations are one for metrics.
@@ -133,6 +140,7 @@ mod tests {
             CloseReason::NotAccepted,
             CloseReason::TooSlow,
             CloseReason::Idle,
+            CloseReason::Gone,
         ];
         for reason in reasons {
             assert!(reason.to_string().len() <= CLOSE_REASON_BYTES_MAX, "{reason}");

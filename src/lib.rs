@@ -19,12 +19,14 @@ pub mod broker;
 pub mod hub;
 
 pub mod close;
+pub mod cursor;
 pub mod instance;
 pub mod interest;
 pub mod logging;
 pub mod message;
 pub mod metrics;
 pub mod open_files;
+pub mod place;
 pub mod stop;
 pub mod terms;
 pub mod topic;

@@ -139,6 +139,13 @@ impl Pattern {
         &self.0
     }
 
+    /// Whether the topic is one of those that are meant.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        let pattern: Vec<Word<'_>> = self.words().collect();
+        let words: Vec<&str> = topic.words().collect();
+        are_matched(&pattern, &words)
+    }
+
     /// Its words, wildcards among them.
     pub fn words(&self) -> impl Iterator<Item = Word<'_>> {
         self.0.split('.').map(|word| match word {
@@ -157,6 +164,18 @@ pub enum Word<'a> {
     Any,
     /// Any number of words.
     AnyNumber,
+}
+
+fn are_matched(pattern: &[Word<'_>], words: &[&str]) -> bool {
+    match (pattern.split_first(), words.split_first()) {
+        (None, words) => words.is_none(),
+        (Some((Word::AnyNumber, rest)), word) => {
+            are_matched(rest, words) || word.is_some_and(|(_, words)| are_matched(pattern, words))
+        }
+        (Some((Word::Any, rest)), Some((_, words))) => are_matched(rest, words),
+        (Some((Word::Literal(literal), rest)), Some((word, words))) => literal == word && are_matched(rest, words),
+        (Some(_), None) => false,
+    }
 }
 
 const SEPARATORS: [char; 2] = ['.', '/'];
@@ -270,6 +289,22 @@ mod tests {
         assert_eq!(TopicKey::all().count(), 1024);
         for text in ["", "1024", "-1", "+1", "01", "x", "65536"] {
             assert_eq!(TopicKey::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_word_by_word() {
+        for (pattern, matched, others) in [
+            ("a.b", &["a.b"][..], &["a", "a.c", "a.b.c"][..]),
+            ("a.*", &["a.b"], &["a", "a.b.c", "b.b"]),
+            ("a.#", &["a", "a.b", "a.b.c"], &["b", "b.a"]),
+            ("#.z", &["z", "a.z", "z.z", "a.b.z"], &["a", "z.a"]),
+            ("#.b.#", &["b", "a.b", "b.c", "a.b.c.d"], &["a", "a.c"]),
+            ("#", &["a", "a.b.c"], &[]),
+            ("*.#.z", &["a.z", "a.b.z"], &["z"]),
+        ] {
+            let matches = |name: &&str| Pattern::parse(pattern).unwrap().matches(&Topic::parse(name).unwrap());
+            assert!(matched.iter().all(matches) && !others.iter().any(matches), "{pattern}");
         }
     }
 

@@ -1,36 +1,75 @@
 //! The in-process broker: no server, for one instance, and for tests of several within a process.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::{Arrivals, Broker, Link, LinkState, NotAccepted, Receipt};
-use crate::message::Message;
+use crate::message::{Message, Target};
+use crate::place::{Delivered, Partition, Place, Position, Reading};
 
 /// What the instances of one process have in common: the exchange that every message goes through.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryExchange {
     /// Held while a message goes out, so that all instances see one order.
     turn: Arc<tokio::sync::Mutex<()>>,
     instances: Arc<Mutex<Vec<Member>>>,
+    /// How far it has got. Everything is one line here.
+    reached: Arc<Mutex<Position>>,
+}
+
+impl Default for MemoryExchange {
+    fn default() -> MemoryExchange {
+        // Another exchange, another check: what was heard from the one says nothing in the other.
+        let beginning = Position { offset: 0, check: RandomState::new().hash_one(()) as u16 };
+        MemoryExchange { turn: Arc::default(), instances: Arc::default(), reached: Arc::new(Mutex::new(beginning)) }
+    }
 }
 
 /// An instance, as the exchange sees it.
 #[derive(Clone)]
 struct Member {
-    deliveries: mpsc::Sender<Vec<Message>>,
+    deliveries: mpsc::Sender<Delivered>,
     /// Asked while a message goes out only, so nobody waits for it.
     arrivals: Arc<Mutex<Arrivals>>,
 }
 
 impl MemoryExchange {
     /// An instance's way to the exchange; what comes back and `arrivals` admits goes to `deliveries`.
-    pub fn attach(&self, deliveries: mpsc::Sender<Vec<Message>>, arrivals: Arrivals) -> MemoryBroker {
+    pub fn attach(&self, deliveries: mpsc::Sender<Delivered>, arrivals: Arrivals) -> MemoryBroker {
         let arrivals = Arc::new(Mutex::new(arrivals));
-        self.lock().push(Member { deliveries: deliveries.clone(), arrivals });
+        let mut instances = self.lock();
+        // Nobody else sends there yet, and nothing that is published from now on is missed.
+        let _ = deliveries.try_send(self.beginning());
+        instances.push(Member { deliveries: deliveries.clone(), arrivals });
+        drop(instances);
         let up = Link { kind: "memory", publishing: LinkState::Up, consuming: LinkState::Up, attachments: 1 };
         MemoryBroker { exchange: self.clone(), own: deliveries, link: watch::Sender::new(up) }
+    }
+
+    /// From where an instance hears that comes now.
+    fn beginning(&self) -> Delivered {
+        let position = *self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = Reading { begins: true, ..reading_of(position) };
+        Delivered { readings: vec![reading], ..Delivered::default() }
+    }
+
+    /// Who is there to hear a message, and where it stands: whoever comes later begins behind it.
+    fn next(&self, target: &Target) -> (Vec<Member>, Option<Position>) {
+        let instances = self.lock();
+        (instances.clone(), self.place(target))
+    }
+
+    /// The next place of a message; none for what nobody can ask for again. One that is withdrawn leaves its place empty.
+    fn place(&self, target: &Target) -> Option<Position> {
+        if let Target::Instance(_) = target {
+            return None;
+        }
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        reached.offset += 1;
+        Some(*reached)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Member>> {
@@ -41,7 +80,7 @@ impl MemoryExchange {
 /// One instance's end of a [`MemoryExchange`].
 pub struct MemoryBroker {
     exchange: MemoryExchange,
-    own: mpsc::Sender<Vec<Message>>,
+    own: mpsc::Sender<Delivered>,
     link: watch::Sender<Link>,
 }
 
@@ -51,7 +90,7 @@ impl MemoryBroker {
         if !self.link.borrow().is_up() {
             return Err(NotAccepted::Stopping);
         }
-        let instances = self.exchange.lock().clone();
+        let (instances, at) = self.exchange.next(&message.target);
         // Room with all of them first: a message that is withdrawn meanwhile must have reached nobody. An instance that
         // stopped is no longer meant.
         let mut rooms = Vec::with_capacity(instances.len());
@@ -59,9 +98,8 @@ impl MemoryBroker {
             rooms.extend(instance.deliveries.reserve().await.ok().map(|room| (room, &instance.arrivals)));
         }
         for (room, arrivals) in rooms {
-            if arrivals.lock().unwrap_or_else(PoisonError::into_inner).admit(&message) {
-                room.send(vec![message.clone()]);
-            }
+            let admitted = arrivals.lock().unwrap_or_else(PoisonError::into_inner).admit(&message);
+            room.send(delivered(message.clone(), at, admitted));
         }
         Ok(())
     }
@@ -91,6 +129,22 @@ impl Broker for MemoryBroker {
     }
 }
 
+/// A message in its place; or the place alone, of a repetition.
+fn delivered(message: Message, at: Option<Position>, is_admitted: bool) -> Delivered {
+    let place = at.map(|position| Place {
+        partition: Partition::BROADCAST,
+        offset: position.offset,
+        reached: Some(position),
+        is_past: false,
+    });
+    let messages = if is_admitted { vec![(message, place)] } else { Vec::new() };
+    Delivered { messages, readings: at.map(reading_of).into_iter().collect(), gaps: Vec::new() }
+}
+
+fn reading_of(position: Position) -> Reading {
+    Reading { partition: Partition::BROADCAST, begins: false, entries: vec![position], reached: Some(position) }
+}
+
 fn stopped() -> LinkState {
     LinkState::Down { reason: "stopped".into(), permanent: false }
 }
@@ -117,10 +171,13 @@ mod tests {
         Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, terms: None, payload }
     }
 
-    fn attach(exchange: &MemoryExchange) -> (MemoryBroker, mpsc::Receiver<Vec<Message>>) {
+    fn attach(exchange: &MemoryExchange) -> (MemoryBroker, mpsc::Receiver<Delivered>) {
         let bounds = KeyBounds { window: Duration::from_secs(60), keys_max: 1 };
-        let (deliveries, delivered) = mpsc::channel(1);
-        (exchange.attach(deliveries, Arrivals::new(bounds, BrokerMetrics::default())), delivered)
+        let (deliveries, mut delivered) = mpsc::channel(1);
+        let broker = exchange.attach(deliveries, Arrivals::new(bounds, BrokerMetrics::default()));
+        let beginning = delivered.try_recv().expect("from where it hears");
+        assert!(beginning.messages.is_empty() && beginning.readings.len() == 1);
+        (broker, delivered)
     }
 
     #[test]
@@ -135,7 +192,7 @@ mod tests {
         of_two.try_recv().expect("the first");
         assert_eq!(publish("last"), Some(()));
         for delivered in [&mut of_one, &mut of_two] {
-            assert_eq!(delivered.try_recv().expect("the last")[0].payload, "last");
+            assert_eq!(delivered.try_recv().expect("the last").messages[0].0.payload, "last");
         }
     }
 }

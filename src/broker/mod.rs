@@ -7,14 +7,16 @@ pub mod rabbitmq;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub use arrivals::{Arrivals, KeyBounds};
 
 use crate::message::Message;
+use crate::place::{Delivered, Partition, Position};
 
 /// Batches of delivered messages that wait for the hub; past it the broker holds its own deliveries back.
 pub const DELIVERIES_WAITING_MAX: usize = 16;
@@ -72,6 +74,19 @@ pub trait Broker: Send + Sync + 'static {
 
     /// The state of the link, now and whenever it changes.
     fn link(&self) -> watch::Receiver<Link>;
+
+    /// Reads a partition again from behind a position, as it was delivered then, until the receiver is dropped. The first
+    /// that it delivers says by a gap if something behind the position is gone. `age`: how long ago the position was given
+    /// to who asks. `None` where nothing is kept, or too many read already.
+    fn read_back(
+        &self,
+        partition: Partition,
+        behind: Position,
+        age: Duration,
+    ) -> BoxFuture<'_, Option<mpsc::Receiver<Delivered>>> {
+        let _ = (partition, behind, age);
+        Box::pin(std::future::ready(None))
+    }
 
     /// Takes no more messages, and is ready when the outcome of all that were under way is told. What others publish is
     /// still delivered. The caller bounds the wait.

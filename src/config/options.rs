@@ -341,6 +341,13 @@ options! {
             help: "Memory that the messages of the past may take, for all sessions together; 0: no replays.",
             reason: "A thousand messages of 8 KiB; a replay of all of it takes a client less than a second at 100 Mbit/s.",
         }
+        resume_bytes_max: usize = bytes(0..=GIB) => {
+            default: "16 MiB",
+            help: "Memory for what sessions are given that were away for a short time and say where they were; what is older \
+                   is read from the stream. 0: no session can go on where it was.",
+            reason: "Some 40,000 short messages with what each takes beside, that is the time of a deployment on a busy \
+                     instance.",
+        }
         answer_keep_alive: bool = switch() => {
             default: "false",
             help: "Answer the texts ping and keep-alive with the text pong. They are never broadcast either way.",

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 
 use super::format::Wanted;
 use super::frames::{About, Encoded, Frames};
+use crate::cursor::Cursor;
 use crate::instance::Incarnation;
 use crate::message::{Message, PayloadKind};
 use crate::protocol::deflate::Deflater;
@@ -35,31 +36,43 @@ pub struct Batch {
     plain: Encoding,
     json: Encoding,
     about: About,
-}
-
-impl Default for Batch {
-    fn default() -> Batch {
-        Batch { plain: Encoding::default(), json: Encoding::default(), about: About::nothing() }
-    }
+    /// In the forms that say how far everything was heard, or in the others; see [`Frames`].
+    is_placed: bool,
 }
 
 impl Batch {
-    /// Adds a message in the forms that are wanted. The answer is its plain frame, empty if that is not wanted.
-    pub(super) fn add(&mut self, encoder: &mut Encoder, message: &Message, wanted: Wanted) -> &[u8] {
+    pub fn unplaced() -> Batch {
+        Batch { plain: Encoding::default(), json: Encoding::default(), about: About::nothing(), is_placed: false }
+    }
+
+    pub fn placed() -> Batch {
+        Batch { is_placed: true, ..Batch::unplaced() }
+    }
+
+    /// What was added is wanted in these forms alone by now: who wanted it in others has gone.
+    pub(super) fn forget_unless(&mut self, wanted: Wanted) {
+        if !wanted.json {
+            self.json.skip();
+        }
+    }
+
+    /// Adds a message in those of its forms that are wanted; `at` is how far everything was heard with it. The answer is its
+    /// plain frame, empty if that is not wanted.
+    pub(super) fn add(&mut self, encoder: &mut Encoder, message: &Message, at: &Cursor, wanted: Wanted) -> &[u8] {
         self.note(message, &encoder.own);
         let Encoder { compression_bytes_min, deflater, json, .. } = encoder;
         let mut encode = |payload: &[u8], is_wanted: bool, kind, encoding: &mut Encoding| {
             let deflates = is_wanted && payload.len() >= *compression_bytes_min;
             encoding.add(kind, payload, if deflates { deflater.deflate(payload) } else { None });
         };
-        if wanted.json {
-            json::encode_message(message, json);
+        if wanted.json && self.is_placed {
+            json::encode_message(message, at, json);
             encode(json, wanted.json_deflated, PayloadKind::Text, &mut self.json);
         } else {
             self.json.skip();
         }
         let before = self.plain.frames.len();
-        if wanted.plain {
+        if wanted.plain && !self.is_placed {
             encode(&message.payload, wanted.plain_deflated, message.kind, &mut self.plain);
             &self.plain.frames[before..]
         } else {
@@ -88,7 +101,10 @@ impl Batch {
     /// What was added since the last time.
     pub fn take(&mut self) -> Frames {
         let about = std::mem::replace(&mut self.about, About::nothing());
-        Frames::new(self.plain.take(), self.json.take(), about)
+        if self.is_placed {
+            return Frames::placed(self.json.take(), about);
+        }
+        Frames::unplaced(self.plain.take(), about)
     }
 }
 

@@ -74,6 +74,13 @@ impl Demand {
     }
 }
 
+impl Wanted {
+    /// Whether some of the forms are wanted in which a message says how far everything was heard with it.
+    pub fn some_placed(self) -> bool {
+        self.json
+    }
+}
+
 /// What a message is encoded as. Who inflates needs the other form, too: not every message gains by compression.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {

@@ -12,6 +12,9 @@ pub struct Frames {
     plain: Encoded,
     json: Encoded,
     about: About,
+    /// In the forms that say how far everything was heard, or in the others. They do not go together: those have one order,
+    /// whatever they are of, while of these, those for the same listeners do.
+    is_placed: bool,
 }
 
 /// Messages in one form: all of a batch, or the last of it if nobody wanted them so at first.
@@ -52,8 +55,23 @@ impl About {
 }
 
 impl Frames {
-    pub fn new(plain: Encoded, json: Encoded, about: About) -> Frames {
-        Frames { plain, json, about }
+    /// In the forms that tell nobody's place.
+    pub fn unplaced(plain: Encoded, about: About) -> Frames {
+        Frames { plain, json: Encoded::default(), about, is_placed: false }
+    }
+
+    /// In those that do.
+    pub fn placed(json: Encoded, about: About) -> Frames {
+        Frames { plain: Encoded::default(), json, about, is_placed: true }
+    }
+
+    pub fn is_placed(&self) -> bool {
+        self.is_placed
+    }
+
+    /// Something that only those hear who speak JSON, and that is no message.
+    pub fn notice(json: Encoded) -> Frames {
+        Frames::placed(json, About::nothing())
     }
 
     pub fn about(&self) -> &About {
@@ -70,12 +88,13 @@ impl Frames {
         }
     }
 
-    /// One behind the other.
+    /// One behind the other; all of them placed, or none.
     pub fn join(parts: &[Frames]) -> Frames {
         let about = parts.iter().map(|part| part.about).reduce(About::then).unwrap_or_else(About::nothing);
         let plain: Vec<&Encoded> = parts.iter().map(|part| &part.plain).collect();
         let json: Vec<&Encoded> = parts.iter().map(|part| &part.json).collect();
-        Frames { plain: Encoded::join(&plain), json: Encoded::join(&json), about }
+        let is_placed = parts.iter().any(Frames::is_placed);
+        Frames { plain: Encoded::join(&plain), json: Encoded::join(&json), about, is_placed }
     }
 }
 

@@ -9,8 +9,11 @@ mod feed;
 mod format;
 mod frames;
 mod history;
+mod log;
+mod resume;
 mod seat;
 mod subscriptions;
+mod wish;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,15 +25,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::instance::Incarnation;
 use crate::interest::Interest;
-use crate::message::Message;
 use crate::metrics::HubMetrics;
+use crate::place::Delivered;
 use crate::topic::Pattern;
-use feed::{Feed, Latecomer};
+use feed::{Asked, Feed, Latecomer};
 use format::Demand;
 pub use format::Format;
 pub use frames::{About, Frames};
 pub use history::{HistoryLimits, Replay};
+pub use log::{Excerpt, Known, Record};
+pub use resume::{Behind, Expected, Gone, Last, Look, encode};
 pub use seat::Seat;
+pub use wish::Wish;
 use worker::{Change, Worker, WorkerHandle};
 
 /// Batches that wait for one worker. Past it the hub waits for the worker and, through it, the broker for the hub.
@@ -63,6 +69,8 @@ pub struct Batching {
     pub coalesce: Duration,
     /// What is kept for those who join with a replay.
     pub history: Option<HistoryLimits>,
+    /// Memory for what those are given who were away.
+    pub resume_bytes_max: usize,
     /// Whether the broker delivers what was said before this instance was there: that is as old as it says, while what
     /// comes later counts from when it comes.
     pub looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
@@ -81,8 +89,8 @@ struct Shared {
     interest: Arc<Interest>,
     metrics: HubMetrics,
     /// To [`Hub::run`]; bounded by the number of sessions.
-    latecomers: mpsc::UnboundedSender<Latecomer>,
-    latecomers_out: Mutex<Option<mpsc::UnboundedReceiver<Latecomer>>>,
+    asked: mpsc::UnboundedSender<Asked>,
+    asked_out: Mutex<Option<mpsc::UnboundedReceiver<Asked>>>,
 }
 
 impl Hub {
@@ -90,15 +98,15 @@ impl Hub {
     /// `interest`.
     pub fn start(workers: usize, interest: Arc<Interest>, metrics: HubMetrics) -> Hub {
         let workers = (0..workers.max(1)).map(|_| Worker::start(interest.clone(), metrics.clone())).collect();
-        let (latecomers, latecomers_out) = mpsc::unbounded_channel();
+        let (asked, asked_out) = mpsc::unbounded_channel();
         let shared = Shared {
             workers,
             entered: AtomicUsize::new(0),
             demand: Demand::default(),
             interest,
             metrics,
-            latecomers,
-            latecomers_out: Mutex::new(Some(latecomers_out)),
+            asked,
+            asked_out: Mutex::new(Some(asked_out)),
         };
         Hub { shared: Arc::new(shared) }
     }
@@ -111,10 +119,10 @@ impl Hub {
     }
 
     /// Hands what the broker delivers to the listeners, until the broker's end is dropped. For one caller.
-    pub async fn run(self, batching: Batching, deliveries: mpsc::Receiver<Vec<Message>>) {
-        let latecomers = self.shared.latecomers_out.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let latecomers = latecomers.expect("a hub is run once");
-        Feed::new(self, latecomers, batching).run(deliveries).await;
+    pub async fn run(self, batching: Batching, deliveries: mpsc::Receiver<Delivered>) {
+        let asked = self.shared.asked_out.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let asked = asked.expect("a hub is run once");
+        Feed::new(self, asked, batching).run(deliveries).await;
     }
 }
 
@@ -142,7 +150,7 @@ impl Membership {
             self.worker().expect_one();
             let latecomer = Latecomer { listener: self.listener.clone(), worker: self.worker as usize, asked };
             // The receiver is gone only when nothing is handed out any more.
-            let _ = self.hub.shared.latecomers.send(latecomer);
+            let _ = self.hub.shared.asked.send(Asked::Replay(latecomer));
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::batch::{Batch, Encoder};
 use super::*;
 use crate::instance::InstanceName;
-use crate::message::{PayloadKind, Target};
+use crate::message::{Message, PayloadKind, Target};
 use crate::topic::Topic;
 
 mod formats;
@@ -94,15 +94,21 @@ fn message(target: Target, text: &'static str) -> Message {
     }
 }
 
-fn start() -> (Hub, mpsc::Sender<Vec<Message>>) {
+fn start() -> (Hub, mpsc::Sender<Delivered>) {
     start_with(Duration::ZERO)
 }
 
-fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Vec<Message>>) {
+fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Delivered>) {
     let hub = Hub::start(2, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
-    let batching =
-        Batching { own: own(), compression_bytes_min: 100, coalesce, history: None, looks_back: Arc::new(|| false) };
+    let batching = Batching {
+        own: own(),
+        compression_bytes_min: 100,
+        coalesce,
+        history: None,
+        resume_bytes_max: 1 << 20,
+        looks_back: Arc::new(|| false),
+    };
     tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }
@@ -113,7 +119,7 @@ async fn everyone_who_listens_hears_all_in_order() {
     let ears: Vec<Arc<Ear>> = (0..5).map(|_| Arc::default()).collect();
     let _memberships: Vec<Membership> = ears.iter().map(|ear| joined(&hub, ear.clone())).collect();
     for text in ["a", "b", "c"] {
-        deliveries.send(vec![message(Target::Broadcast, text)]).await.unwrap();
+        deliveries.send(vec![message(Target::Broadcast, text)].into()).await.unwrap();
     }
     for ear in &ears {
         ear.hears("abc").await;
@@ -125,20 +131,20 @@ async fn who_left_hears_no_more_and_the_others_still_do() {
     let (hub, deliveries) = start();
     let ears: Vec<Arc<Ear>> = (0..6).map(|_| Arc::default()).collect();
     let mut memberships: Vec<Membership> = ears.iter().map(|ear| joined(&hub, ear.clone())).collect();
-    deliveries.send(vec![message(Target::Broadcast, "a")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "a")].into()).await.unwrap();
     for ear in &ears {
         ear.hears("a").await;
     }
     memberships.remove(3);
     memberships.remove(0);
-    deliveries.send(vec![message(Target::Broadcast, "b")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "b")].into()).await.unwrap();
     for (index, ear) in ears.iter().enumerate() {
         ear.hears(if index == 0 || index == 3 { "a" } else { "ab" }).await;
     }
     drop(memberships);
     let witness: Arc<Ear> = Arc::default();
     let _membership = joined(&hub, witness.clone());
-    deliveries.send(vec![message(Target::Broadcast, "c")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "c")].into()).await.unwrap();
     witness.hears("c").await;
     assert!(ears.iter().all(|ear| !ear.text().contains('c')));
 }
@@ -151,7 +157,7 @@ async fn topics_and_other_instances_do_not_reach_plain_listeners() {
     let topic = Target::Topic(Topic::parse("t").unwrap());
     let other = Target::Instance(InstanceName::parse("b_2").unwrap());
     let batch = [(topic, "x"), (other, "y"), (Target::Instance(own().name().clone()), "o"), (Target::Broadcast, "b")];
-    deliveries.send(batch.map(|(target, text)| message(target, text)).to_vec()).await.unwrap();
+    deliveries.send(batch.map(|(target, text)| message(target, text)).to_vec().into()).await.unwrap();
     ear.hears("ob").await;
 }
 
@@ -163,12 +169,12 @@ async fn the_first_message_waits_for_more_as_long_as_it_may() {
     let began = Instant::now();
     let mut expected = String::new();
     for text in ["a", "b", "c"] {
-        deliveries.send(vec![message(Target::Broadcast, text)]).await.unwrap();
+        deliveries.send(vec![message(Target::Broadcast, text)].into()).await.unwrap();
         expected += text;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     ear.hears(&expected).await;
-    deliveries.send(vec![message(Target::Broadcast, "d")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "d")].into()).await.unwrap();
     ear.hears("abcd").await;
     let times: Vec<u128> = ear.times.lock().unwrap().iter().map(|time| (*time - began).as_millis()).collect();
     assert_eq!(times.len(), 2, "one write for the first three");
@@ -183,7 +189,7 @@ async fn a_full_batch_does_not_wait_and_no_batch_waits_unless_asked() {
         let ear: Arc<Ear> = Arc::default();
         let _membership = joined(&hub, ear.clone());
         let began = Instant::now();
-        deliveries.send(sent).await.unwrap();
+        deliveries.send(sent.into()).await.unwrap();
         ear.hears_something().await;
         assert_eq!(ear.times.lock().unwrap()[0], began);
     }
@@ -217,12 +223,13 @@ async fn who_knows_that_it_has_left_has_heard_its_last() {
     let hub = Hub::start(1, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
     let (compression_bytes_min, coalesce, looks_back) = (100, Duration::ZERO, Arc::new(|| false));
-    let batching = Batching { own: own(), compression_bytes_min, coalesce, history: None, looks_back };
+    let batching =
+        Batching { own: own(), compression_bytes_min, coalesce, history: None, resume_bytes_max: 0, looks_back };
     tokio::spawn(hub.clone().run(batching, delivered));
     let (dam, ear) = (Arc::new(Dam::default()), Arc::new(Ear::default()));
     let _first = joined(&hub, dam.clone());
     let mut second = joined(&hub, ear.clone());
-    deliveries.send(vec![message(Target::Broadcast, "a")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "a")].into()).await.unwrap();
     while !dam.is_reached.load(Ordering::Acquire) {
         tokio::task::yield_now().await;
     }

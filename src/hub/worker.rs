@@ -9,10 +9,12 @@ use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 
 use super::format::ByFormat;
+use super::resume::Entering;
 use super::subscriptions::{Subscriber, Subscriptions};
 use super::{BATCHES_WAITING_MAX, Format, Frames, Listener};
 use crate::interest::Interest;
 use crate::metrics::HubMetrics;
+use crate::place::Scope;
 use crate::topic::{Pattern, Topic};
 
 /// Deliveries after which the worker lets other tasks run: at the kernel's 5 µs per write about a third of a
@@ -29,6 +31,8 @@ pub enum Audience {
     Broadcast,
     /// Who subscribes to the topic.
     Topic(Topic),
+    /// Who may miss something of that.
+    Missing(Scope),
 }
 
 /// What happens to one listener. It is told in the order in which the listener did it.
@@ -49,6 +53,7 @@ pub enum Change {
 enum Work {
     HandOut(Audience, Frames),
     LetIn { listener: Arc<dyn Listener>, past: Vec<Bytes> },
+    Enter(Box<Entering>),
 }
 
 /// How many there are, so that who has none is not asked.
@@ -93,15 +98,21 @@ impl WorkerHandle {
 
     /// Whether some of the audience may be here.
     pub fn has_some_of(&self, audience: &Audience) -> bool {
-        let count = match audience {
-            Audience::Broadcast => &self.counts.joined,
-            Audience::Topic(_) => &self.counts.subscribing,
-        };
-        count.load(Ordering::Acquire) > 0
+        let Counts { joined, subscribing } = &*self.counts;
+        match audience {
+            Audience::Broadcast | Audience::Missing(Scope::Broadcast) => is_some(joined),
+            Audience::Topic(_) | Audience::Missing(Scope::Key(_)) => is_some(subscribing),
+            Audience::Missing(Scope::Everything) => is_some(joined) || is_some(subscribing),
+        }
     }
 
     pub async fn hand_out(&self, audience: Audience, frames: Frames) {
         let _ = self.work.send(Work::HandOut(audience, frames)).await;
+    }
+
+    /// Takes someone in behind all that was handed out before.
+    pub async fn enter(&self, entering: Entering) {
+        let _ = self.work.send(Work::Enter(Box::new(entering))).await;
     }
 
     /// Takes a listener in behind all that was handed out before, and gives it the past first.
@@ -158,6 +169,11 @@ impl Worker {
             match work {
                 Work::HandOut(audience, frames) => self.fan_out(&audience, frames).await,
                 Work::LetIn { listener, past } => self.let_in(listener, &past),
+                Work::Enter(entering) => {
+                    // What its client did before comes first.
+                    self.catch_up();
+                    self.enter(*entering);
+                }
             }
         }
     }
@@ -192,6 +208,24 @@ impl Worker {
                 listeners.for_each(|listener| by_format.add(listener.format()));
                 self.count(&frames, &by_format);
             }
+            Audience::Missing(scope) => deliver(&frames, self.who_misses(*scope).iter()).await,
+        }
+    }
+
+    fn who_misses(&self, scope: Scope) -> Vec<Arc<dyn Listener>> {
+        let joined = self.joined.iter().cloned();
+        let subscribers = self.subscribers.iter().map(|(_, subscriber)| subscriber);
+        match scope {
+            Scope::Broadcast => joined.collect(),
+            Scope::Key(key) => {
+                let may_match = |pattern: &Pattern| pattern.as_topic().is_none_or(|topic| topic.key() == key);
+                let subscribers = subscribers.filter(|subscriber| subscriber.patterns.iter().any(may_match));
+                subscribers.map(|subscriber| subscriber.listener.clone()).collect()
+            }
+            Scope::Everything => {
+                let others = subscribers.map(|subscriber| subscriber.listener.clone());
+                joined.chain(others.filter(|listener| listener.seat().joined().is_none())).collect()
+            }
         }
     }
 
@@ -216,30 +250,50 @@ impl Worker {
 
     /// Joins the batches for the same audience that piled up meanwhile, but none behind anything else.
     fn join_waiting(&mut self, audience: &Audience, first: Frames) -> Frames {
-        let Some(second) = self.next_frames(audience) else { return first };
+        let is_placed = first.is_placed();
+        let Some(second) = self.next_frames(audience, is_placed) else { return first };
         let mut bytes = first.about().payload_bytes + second.about().payload_bytes;
         let mut parts = vec![first, second];
         while bytes < JOINED_BYTES_MAX {
-            let Some(next) = self.next_frames(audience) else { break };
+            let Some(next) = self.next_frames(audience, is_placed) else { break };
             bytes += next.about().payload_bytes;
             parts.push(next);
         }
         Frames::join(&parts)
     }
 
-    /// The batch that waits next, if it is one for this audience: other work keeps its turn.
-    fn next_frames(&mut self, audience: &Audience) -> Option<Frames> {
+    /// The batch that waits next, if it goes with one for this audience: other work keeps its turn.
+    fn next_frames(&mut self, audience: &Audience, is_placed: bool) -> Option<Frames> {
         if self.next.is_some() {
             return None;
         }
         match self.work.try_recv() {
-            Ok(Work::HandOut(other, frames)) if other == *audience => Some(frames),
+            Ok(Work::HandOut(other, frames)) if other == *audience && frames.is_placed() == is_placed => Some(frames),
             Ok(other) => {
                 self.next = Some(other);
                 None
             }
             Err(_) => None,
         }
+    }
+
+    fn enter(&mut self, entering: Entering) {
+        let Entering { listener, past, broadcast, expected, done, .. } = entering;
+        if listener.seat().has_left() {
+            return listener.seat().set_joined(None);
+        }
+        // Whoever waits no longer has ended what it wished for before this.
+        if done.is_closed() {
+            return;
+        }
+        listener.replay(&past);
+        for pattern in expected.fulfil() {
+            self.subscribe(listener.clone(), &pattern);
+        }
+        if broadcast && listener.seat().joined().is_none() {
+            self.join(listener);
+        }
+        let _ = done.send(Ok(()));
     }
 
     fn let_in(&mut self, listener: Arc<dyn Listener>, past: &[Bytes]) {
@@ -314,6 +368,10 @@ impl Worker {
         self.subscriptions.remove(pattern, number(subscriber));
         self.interest.remove(pattern);
     }
+}
+
+fn is_some(count: &AtomicUsize) -> bool {
+    count.load(Ordering::Acquire) > 0
 }
 
 async fn deliver<'a>(frames: &Frames, listeners: impl Iterator<Item = &'a Arc<dyn Listener>>) {

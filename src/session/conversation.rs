@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::Session;
 use crate::broker::{NotAccepted, Receipt, Settle};
-use crate::hub::Membership;
+use crate::cursor::Cursor;
+use crate::hub::{Expected, Membership, Wish};
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::message::{MessageId, PayloadKind, Target};
 use crate::protocol::json::{
@@ -48,10 +49,9 @@ impl Conversation {
 
     async fn grant(&mut self, session: &Arc<Session>, request: Result<Request, Refusal>) -> Result<(), Refusal> {
         let id = match request? {
-            Request::Subscribe { id, selection } => {
-                let outcome = self.subscribe(session, selection).await;
-                outcome.map_err(|(code, explanation)| Refusal::new(id.clone(), code, explanation))?;
-                id
+            Request::Subscribe { id, selection, since } => {
+                let outcome = self.subscribe(session, id.clone(), selection, since.map(|since| *since)).await;
+                return outcome.map_err(|(code, explanation)| Refusal::new(id, code, explanation));
             }
             Request::Unsubscribe { id, selection } => {
                 self.unsubscribe(selection).await;
@@ -72,8 +72,19 @@ impl Conversation {
         Ok(())
     }
 
-    /// Ready when everything that is selected is heard. If that is refused nothing has changed.
-    async fn subscribe(&mut self, session: &Session, selection: Selection) -> Result<(), (ErrorCode, String)> {
+    /// Ready when everything that is selected is heard, and the client told so. If that is refused nothing has changed.
+    async fn subscribe(
+        &mut self,
+        session: &Session,
+        id: Option<RequestId>,
+        selection: Selection,
+        since: Option<Cursor>,
+    ) -> Result<(), (ErrorCode, String)> {
+        if since.is_some()
+            && let Err(reason) = session.sessions.limits().resumption
+        {
+            return Err((ErrorCode::NoResumption, reason.to_string()));
+        }
         let topics_max = session.sessions.limits().topics_per_session_max;
         let added: Vec<_> = selection.patterns.into_iter().filter(|one| !self.subscribed.contains(one)).collect();
         if self.subscribed.len() + added.len() > topics_max {
@@ -85,38 +96,18 @@ impl Conversation {
             let explanation = format!("a session has at most {WILDCARDS_MAX} patterns with wildcards");
             return Err((ErrorCode::TooManyTopics, explanation));
         }
-        for pattern in &added {
-            self.membership.subscribe(pattern);
-        }
-        if !self.are_in_force(session, &added).await {
-            added.iter().for_each(|pattern| self.membership.unsubscribe(pattern));
-            self.membership.caught_up().await;
+        let wish = Wish::new(selection.broadcast && !self.hears_broadcast, &added);
+        let expected = self.membership.expect(added.clone());
+        if !are_in_force(session, &expected).await {
             let explanation = "the broker does not deliver these topics yet; nothing was subscribed".to_owned();
             return Err((ErrorCode::NotInForce, explanation));
         }
+        let told = move |at: &Cursor| id.map(|id| Notice::subscribed(&id, at).frame());
+        let entered = session.go_on(&mut self.membership, wish, expected, since, Box::new(told)).await;
+        entered.map_err(|reason| (ErrorCode::NotInForce, reason.to_string()))?;
         self.subscribed.extend(added);
-        if selection.broadcast && !std::mem::replace(&mut self.hears_broadcast, true) {
-            self.membership.join();
-        }
-        self.membership.caught_up().await;
+        self.hears_broadcast |= selection.broadcast;
         Ok(())
-    }
-
-    /// Whether all of these are in force in time. Who is to leave waits no longer.
-    async fn are_in_force(&self, session: &Session, patterns: &[Pattern]) -> bool {
-        let all = async {
-            for pattern in patterns {
-                self.membership.in_force(pattern).await;
-            }
-        };
-        // The session's task is woken for either, and looks again.
-        let ends =
-            poll_fn(|_| if session.has_ended() || session.is_leaving() { Poll::Ready(()) } else { Poll::Pending });
-        tokio::select! {
-            biased;
-            within = tokio::time::timeout(IN_FORCE_TIMEOUT, all) => within.is_ok(),
-            () = ends => false,
-        }
     }
 
     /// Ready when nothing that is selected is heard any more.
@@ -130,6 +121,17 @@ impl Conversation {
             self.membership.leave();
         }
         self.membership.caught_up().await;
+    }
+}
+
+/// Whether all of these are in force in time. Who is to leave waits no longer.
+async fn are_in_force(session: &Session, expected: &Expected) -> bool {
+    // The session's task is woken for either, and looks again.
+    let ends = poll_fn(|_| if session.is_over() { Poll::Ready(()) } else { Poll::Pending });
+    tokio::select! {
+        biased;
+        within = tokio::time::timeout(IN_FORCE_TIMEOUT, expected.are_in_force()) => within.is_ok(),
+        () = ends => false,
     }
 }
 
@@ -150,7 +152,7 @@ impl Session {
         });
     }
 
-    fn tell(&self, notice: &Notice<'_>) {
+    pub(super) fn tell(&self, notice: &Notice<'_>) {
         self.post(&notice.frame());
     }
 

@@ -31,6 +31,8 @@ pub struct Limits {
     pub close_timeout_ms: u32,
     /// The longest time after which a client is told to come back when the instance stops.
     pub retry_after_max_ms: u32,
+    /// Whether sessions can go on where they were.
+    pub resumption: Result<(), NoResumption>,
     /// Whether keep-alive texts are answered with the text `pong`.
     pub answer_keep_alive: bool,
 }
@@ -40,6 +42,15 @@ impl Limits {
     pub(super) fn answer_timeout_ms(&self) -> u32 {
         self.idle_timeout_ms.saturating_sub(self.ping_interval_ms)
     }
+}
+
+/// Why no session can go on where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoResumption {
+    #[error("this instance keeps nothing for those who were away: --resume-bytes-max is 0")]
+    SwitchedOff,
+    #[error("instances that hear RabbitMQ through a queue each (--delivery queue) have no past in common")]
+    Queues,
 }
 
 /// What happens to a client for which more waits than may.

@@ -10,6 +10,7 @@ mod drain;
 mod limits;
 mod rate;
 mod registry;
+mod resume;
 mod sweep;
 mod task;
 
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use rustix::net::SendFlags;
 use tokio::net::TcpStream;
 
-pub use limits::{Limits, SlowReader, UnknownSlowReader};
+pub use limits::{Limits, NoResumption, SlowReader, UnknownSlowReader};
 pub use rate::{BURST_MAX, Rate};
 pub use registry::{NotAdmitted, Opening, Permit, Sessions};
 
@@ -133,6 +134,11 @@ impl Session {
 
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether it has ended, or is to.
+    fn is_over(&self) -> bool {
+        self.has_ended() || self.is_leaving()
     }
 
     /// Waits, within the session's task, until the outcome of every message is known.

@@ -10,6 +10,7 @@ mod json;
 mod nodes;
 mod outage;
 mod rabbitmq;
+mod resume;
 mod stream;
 
 mod compression;

@@ -265,6 +265,7 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
         pending_requests_max: 1,
         close_timeout_ms: 1000,
         retry_after_max_ms: 1,
+        resumption: Ok(()),
         answer_keep_alive: false,
     };
     let (hub, ids) = (

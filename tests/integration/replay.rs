@@ -205,7 +205,8 @@ async fn a_replay_beyond_the_outbox_cuts_nobody_off_but_what_follows_it_may() {
 async fn the_memory_of_the_past_is_bounded_and_shared() {
     const STALLED: usize = 100;
     const HISTORY_KIB: usize = 8 * KIB;
-    let options = ["--log", "off", "--history-bytes-max", "8MiB", "--history-messages-max", "1000000"];
+    let options =
+        ["--log", "off", "--history-bytes-max", "8MiB", "--history-messages-max", "1000000", "--resume-bytes-max", "0"];
     let warren = Warren::serve(&options, &[]).await;
     let mut speaker = Raw::connect(warren.address).await;
     let text = "x".repeat(1000);

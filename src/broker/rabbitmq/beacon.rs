@@ -6,7 +6,7 @@
 //! on: same channel, same queue or stream, so none overtakes what it speaks of.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -16,13 +16,14 @@ use tokio::sync::{Notify, watch};
 use super::route::Route;
 use super::sequence::Numbers;
 use crate::instance::Incarnation;
+use crate::place::Partition;
 use crate::topic::TopicKey;
 
 /// What a beacon's AMQP `type` is.
 const KIND: &str = "warren.beacon";
 
 /// 64 bits: the last ticket that the publisher's own instance has asked for.
-const TICKET: &str = "x-warren-ticket";
+pub const TICKET: &str = "x-warren-ticket";
 
 /// 64 bits: the last number of the broadcast.
 const BROADCAST: &str = "x-warren-broadcast";
@@ -36,15 +37,31 @@ pub struct Tickets {
     last: Arc<AtomicU64>,
     wanted: Arc<Notify>,
     back: watch::Sender<u64>,
+    /// A bit for each partition that this instance reads, where beacons are to come, too.
+    watched: Arc<AtomicU32>,
 }
 
 impl Default for Tickets {
     fn default() -> Tickets {
-        Tickets { last: Arc::default(), wanted: Arc::default(), back: watch::Sender::new(0) }
+        Tickets { last: Arc::default(), wanted: Arc::default(), back: watch::Sender::new(0), watched: Arc::default() }
     }
 }
 
 impl Tickets {
+    /// Whether beacons are to come in a partition.
+    pub fn watch(&self, partition: Partition, is_watched: bool) {
+        let bit = 1 << partition.index();
+        if is_watched {
+            self.watched.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.watched.fetch_and(!bit, Ordering::AcqRel);
+        }
+    }
+
+    pub fn is_watched(&self, partition: Partition) -> bool {
+        self.watched.load(Ordering::Acquire) & 1 << partition.index() != 0
+    }
+
     /// Asks for a beacon; the answer is the ticket that it will bear.
     pub fn ask(&self) -> u64 {
         let ticket = self.last.fetch_add(1, Ordering::AcqRel) + 1;
@@ -80,12 +97,19 @@ pub struct Beacon {
     pub numbers: Vec<(Route, u64)>,
 }
 
-/// A beacon's properties; its body is empty. Without `numbers` it bears a ticket alone.
-pub fn properties(incarnation: &Incarnation, ticket: u64, numbers: Option<&Numbers>) -> BasicProperties {
+/// A beacon's properties; its body is empty. Without `numbers` it bears a ticket alone; one for a partition of topics has
+/// those of that partition's keys.
+pub fn properties(
+    incarnation: &Incarnation,
+    ticket: u64,
+    numbers: Option<&Numbers>,
+    partition: Partition,
+) -> BasicProperties {
     let mut headers = FieldTable::default();
     headers.insert(TICKET.into(), number(ticket));
     let mut keys = FieldTable::default();
-    for (route, last) in numbers.into_iter().flat_map(Numbers::iter) {
+    let is_told = |route: &Route| partition == Partition::BROADCAST || route.partition() == Some(partition);
+    for (route, last) in numbers.into_iter().flat_map(Numbers::iter).filter(|(route, _)| is_told(route)) {
         match route {
             Route::Broadcast => drop(headers.insert(BROADCAST.into(), number(last))),
             Route::Key(key) => drop(keys.insert(key.to_string().into(), number(last))),
@@ -153,10 +177,11 @@ mod tests {
         for route in [&Route::Broadcast, &topic, &topic, &Route::Instance(incarnation.name().clone())] {
             numbers.next(route);
         }
-        let beacon = open(&delivery(&names, properties(&incarnation, 7, Some(&numbers)))).unwrap();
+        let beacon =
+            open(&delivery(&names, properties(&incarnation, 7, Some(&numbers), Partition::BROADCAST))).unwrap();
         assert_eq!((beacon.incarnation.as_str(), beacon.ticket), (incarnation.as_str(), 7));
         assert_eq!(beacon.numbers, [(Route::Broadcast, 1), (topic, 2)]);
-        let bare = open(&delivery(&names, properties(&incarnation, 8, None))).unwrap();
+        let bare = open(&delivery(&names, properties(&incarnation, 8, None, Partition::BROADCAST))).unwrap();
         assert_eq!((bare.ticket, bare.numbers), (8, vec![]));
     }
 
@@ -164,7 +189,7 @@ mod tests {
     fn what_has_another_type_is_no_beacon() {
         let incarnation = Incarnation::begin(InstanceName::parse("10.0.0.5_8080").unwrap());
         let names = Names::new("warren", &incarnation);
-        let mut delivery = delivery(&names, properties(&incarnation, 7, None));
+        let mut delivery = delivery(&names, properties(&incarnation, 7, None, Partition::BROADCAST));
         assert!(open(&delivery).is_some());
         delivery.properties = BasicProperties::default();
         assert_eq!(open(&delivery), None);

@@ -17,14 +17,11 @@ use super::bindings::Bindings;
 use super::connection::{Endpoints, discard};
 use super::intake::{Intake, Way};
 use super::link::{Side, Trouble, interval};
-use super::source::{Batch, Source};
-use super::stream::{Reader, Verdict};
+use super::partitions::{Next, Partitions};
+use super::source::{Batch, PREFETCH, Source};
 use super::topology::{self, Failure, NameTaken, Names, Standing};
 use crate::broker::{Delivery, Link, LinkState};
-
-/// Messages that the broker sends ahead of our acks. Measured: no faster above. So many of the largest messages that the
-/// broker takes (`max_message_size`: 16 MiB in `rabbitmq/rabbitmq.conf`) lapin may hold at worst.
-const PREFETCH: u16 = 300;
+use crate::place::Partition;
 
 /// Acks are sent at least this often.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,18 +45,24 @@ pub struct Consumer {
     pub side: Side,
     pub link: watch::Receiver<Link>,
     pub tickets: Tickets,
-    pub bindings: Bindings,
+    pub supply: Supply,
     /// A message of ours found nobody bound to receive it, not even us.
     pub unroutable: Arc<Notify>,
-    /// Where this instance is in the stream, if that is where the broadcast comes from.
-    pub reader: Option<Reader>,
 }
 
-/// What an attached consumer takes from.
-struct Sources<'a> {
+/// Where the broadcast and the topics come from.
+pub enum Supply {
+    /// Through the instance's queue, topics as far as they are bound.
+    Queue(Bindings),
+    /// From streams.
+    Streams(Partitions),
+}
+
+/// What an attached consumer takes from, beside streams.
+struct Attached<'a> {
+    connection: &'a Object,
     standing: Standing<'a>,
     queue: Source,
-    stream: Option<Source>,
 }
 
 impl Consumer {
@@ -81,13 +84,7 @@ impl Consumer {
                 }
                 Err(trouble) => (None, Some(Failure::Trouble(trouble))),
             };
-            self.bindings.lost();
-            if let (Some(Failure::Trouble(trouble)), Some(reader)) = (&failure, &mut self.reader)
-                && trouble.is_unreadable()
-                && reader.could_not_read()
-            {
-                log::warn!("a message in the stream cannot be read, and is passed over: {trouble}");
-            }
+            self.supply.lost(failure.as_ref());
             let pause = match &failure {
                 None => Duration::ZERO,
                 Some(Failure::NameTaken(taken)) => {
@@ -117,10 +114,10 @@ impl Consumer {
     /// Attaches and consumes; ends only by a failure.
     async fn serve(&mut self, connection: &Object) -> Failure {
         match self.attach(connection).await {
-            Ok(mut sources) => {
+            Ok(mut attached) => {
                 // Not sooner: a refusal that attaching copes with (a left-over exchange) is an event as well.
                 let mut events = std::pin::pin!(connection.events_listener());
-                if sources.stream.is_none() {
+                if matches!(self.supply, Supply::Queue(_)) {
                     if self.link.borrow().attachments > 0 {
                         // What was sent while the queue was away is told by its numbers, if at all.
                         self.intake.interrupted();
@@ -130,7 +127,7 @@ impl Consumer {
                     // The others may wait for it.
                     self.tickets.ask();
                 }
-                match self.consume(&mut sources, &mut events).await {
+                match self.consume(&mut attached, &mut events).await {
                     Ok(never) => match never {},
                     Err(failure) => failure,
                 }
@@ -144,33 +141,29 @@ impl Consumer {
         }
     }
 
-    async fn attach<'a>(&mut self, connection: &'a Object) -> Result<Sources<'a>, Failure> {
-        let delivery = if self.reader.is_some() { Delivery::Stream } else { Delivery::Queue };
+    async fn attach<'a>(&mut self, connection: &'a Object) -> Result<Attached<'a>, Failure> {
+        let delivery = self.supply.delivery();
         let standing = topology::declare(connection, &self.names, self.queue_bytes_max, delivery).await?;
         let channel = standing.channel.clone();
-        self.bindings.restore(&channel, &self.names).await?;
-        self.intake.follow(&HashSet::new(), 0, |key| self.bindings.is_bound(key));
+        if let Supply::Queue(bindings) = &mut self.supply {
+            bindings.restore(&channel, &self.names).await?;
+            self.intake.follow(&HashSet::new(), 0, |key| bindings.is_bound(key));
+        }
         // Per consumer, not `global`, which RabbitMQ 4 has dropped.
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let queue = Source::queue(channel, standing.queue.clone()).await?;
-        let stream = match &mut self.reader {
-            Some(reader) => {
-                let channel = connection.create_channel().await?;
-                channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-                let from = reader.attach(self.tickets.ask());
-                Some(Source::stream(channel, self.names.stream.clone(), from).await.map_err(no_replica)?)
-            }
-            None => None,
-        };
-        Ok(Sources { standing, queue, stream })
+        if let Supply::Streams(partitions) = &mut self.supply {
+            partitions.follow(connection, &self.names).await?;
+        }
+        Ok(Attached { connection, standing, queue })
     }
 
     async fn consume(
         &mut self,
-        sources: &mut Sources<'_>,
+        attached: &mut Attached<'_>,
         events: &mut (impl Stream<Item = Event> + Unpin),
     ) -> Result<Infallible, Failure> {
-        let Sources { standing, queue, stream } = sources;
+        let Attached { connection, standing, queue } = attached;
         let (standing, names, unroutable) = (&*standing, self.names.clone(), self.unroutable.clone());
         let mut ack_due = interval(ACK_INTERVAL);
         // Beside the deliveries: it takes some round trips to the broker.
@@ -183,18 +176,22 @@ impl Consumer {
                     let taken = self.intake.hand_on(batch?, Way::Queue).await?;
                     queue.taken(taken.last_tag).await?;
                 }
-                batch = Source::next_of(stream) => self.read_on(batch?, stream).await?,
+                next = self.supply.next() => match next? {
+                    Next::Batch(partition, batch) => self.read_on(partition, batch).await?,
+                    Next::Interest => self.follow(connection, standing).await?,
+                },
                 _ = ack_due.tick() => {
                     queue.acknowledge().await?;
-                    if let Some(stream) = stream {
-                        stream.acknowledge().await?;
+                    if let Supply::Streams(partitions) = &mut self.supply {
+                        partitions.acknowledge().await?;
                     }
                 }
                 result = &mut restoring => return result,
-                _ = confirm_due.tick() => self.bindings.confirm(&standing.channel, &names).await?,
-                () = self.bindings.changed() => self.follow(standing).await?,
+                _ = confirm_due.tick() => if let Supply::Queue(bindings) = &mut self.supply {
+                    bindings.confirm(&standing.channel, &names).await?;
+                },
                 _ = look_due.tick() => {
-                    self.follow(standing).await?;
+                    self.follow(connection, standing).await?;
                     self.check_silence()?;
                     self.intake.patrol().await?;
                 }
@@ -207,47 +204,79 @@ impl Consumer {
         }
     }
 
-    /// Binds and unbinds topics as the interest in them comes and goes.
-    async fn follow(&mut self, standing: &Standing<'_>) -> Result<(), Failure> {
-        let new = self.bindings.follow(&standing.channel, &self.names).await?;
-        let ticket = if new.is_empty() { 0 } else { self.tickets.ask() };
-        self.intake.follow(&new, ticket, |key| self.bindings.is_bound(key));
+    /// Has topics come, or come no more, as the interest in them comes and goes.
+    async fn follow(&mut self, connection: &Object, standing: &Standing<'_>) -> Result<(), Failure> {
+        match &mut self.supply {
+            Supply::Queue(bindings) => {
+                let new = bindings.follow(&standing.channel, &self.names).await?;
+                let ticket = if new.is_empty() { 0 } else { self.tickets.ask() };
+                self.intake.follow(&new, ticket, |key| bindings.is_bound(key));
+            }
+            Supply::Streams(partitions) => {
+                let ended = partitions.follow(connection, &self.names).await?;
+                ended.into_iter().for_each(|partition| self.intake.ended(partition));
+            }
+        }
         Ok(())
     }
 
-    /// Takes what the stream has brought; by a beacon of our own that comes back we know that we are attached.
-    async fn read_on(&mut self, mut batch: Batch, stream: &mut Option<Source>) -> Result<(), Failure> {
-        let (Some(reader), Some(stream)) = (&mut self.reader, stream) else { return Ok(()) };
-        let (mut last_tag, mut interrupted, mut elsewhere) = (0, false, false);
-        batch.retain(|delivery| {
-            let Ok(delivery) = delivery else { return true };
-            last_tag = delivery.delivery_tag;
-            let verdict = reader.read(delivery);
-            elsewhere |= verdict == Verdict::Elsewhere;
-            interrupted |= verdict == Verdict::NewAfterPossibleGap;
-            matches!(verdict, Verdict::New | Verdict::NewAfterPossibleGap) && !elsewhere
-        });
-        if elsewhere {
-            return Err(Trouble::passing("the stream is asked for what comes behind, or anew").into());
-        }
-        if interrupted {
+    /// Takes what a stream has brought; by a beacon of our own that comes back we know that we have read up to now.
+    async fn read_on(&mut self, partition: Partition, batch: Batch) -> Result<(), Failure> {
+        let Supply::Streams(partitions) = &mut self.supply else { return Ok(()) };
+        let read = partitions.read(partition, batch)?;
+        if read.interrupted {
             log::warn!("the stream does not go on where it was read last: messages may be missing");
             self.intake.interrupted();
         }
-        let taken = self.intake.hand_on(batch, Way::Stream).await?;
-        stream.taken(last_tag).await?;
-        if taken.ticket.is_some_and(|ticket| reader.arrived(ticket)) {
-            self.intake.attached();
-            self.side.up();
+        let taken = self.intake.read_on(read.entries, partition, read.begins).await?;
+        partitions.taken(partition, read.last_tag).await?;
+        if taken.ticket.is_some_and(|ticket| partitions.arrived(partition, ticket)) {
+            self.intake.reads(partition);
+            if partition == Partition::BROADCAST {
+                self.intake.attached();
+                self.side.up();
+            }
         }
         Ok(())
     }
 
     fn check_silence(&mut self) -> Result<(), Trouble> {
         let can_publish = self.link.borrow().publishing == LinkState::Up;
-        match self.reader.as_mut().map(|reader| reader.is_silent(can_publish)) {
-            Some(true) => Err(Trouble::passing("nothing comes from the stream")),
-            Some(false) | None => Ok(()),
+        match &mut self.supply {
+            Supply::Streams(partitions) => {
+                if partitions.are_silent(can_publish) {
+                    return Err(Trouble::passing("nothing comes from the stream"));
+                }
+                Ok(())
+            }
+            Supply::Queue(_) => Ok(()),
+        }
+    }
+}
+
+impl Supply {
+    fn delivery(&self) -> Delivery {
+        match self {
+            Supply::Queue(_) => Delivery::Queue,
+            Supply::Streams(_) => Delivery::Stream,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Next, Trouble> {
+        match self {
+            Supply::Queue(bindings) => {
+                bindings.changed().await;
+                Ok(Next::Interest)
+            }
+            Supply::Streams(partitions) => partitions.next().await,
+        }
+    }
+
+    fn lost(&mut self, failure: Option<&Failure>) {
+        match (self, failure) {
+            (Supply::Queue(bindings), _) => bindings.lost(),
+            (Supply::Streams(partitions), Some(Failure::Trouble(trouble))) => partitions.lost(Some(trouble)),
+            (Supply::Streams(partitions), _) => partitions.lost(None),
         }
     }
 }
@@ -258,19 +287,12 @@ async fn keep_standing(standing: &Standing<'_>, names: &Names, unroutable: &Noti
     let mut due = interval(RESTORE_INTERVAL);
     // It stands now.
     due.reset();
-    loop {
+    for round in 0.. {
         tokio::select! {
             _ = due.tick() => {}
             () = unroutable.notified() => {}
         }
-        standing.restore(names).await?;
+        standing.restore(names, round).await?;
     }
-}
-
-/// RabbitMQ answers 406 on a node that bears no replica of the stream, which another node mends.
-fn no_replica(error: lapin::Error) -> Failure {
-    if topology::is_code(&error, 406) {
-        return Trouble::passing(format!("this node does not serve the stream: {error}")).into();
-    }
-    error.into()
+    unreachable!("there are more rounds than seconds")
 }

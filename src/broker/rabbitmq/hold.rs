@@ -12,11 +12,15 @@ use tokio::time::Instant;
 
 use super::route::Route;
 use crate::message::Message;
+use crate::place::{Partition, Position};
 
 /// Payload held of all publishers together; past it those that have waited for longest go on without what is missing.
 /// Each message counts with what it takes beside its payload.
 const BYTES_MAX: usize = 32 << 20;
 const OVERHEAD_BYTES: usize = 512;
+
+/// A message, and where it stands, if it was read where others can be read again.
+pub type Arrived = (Message, Option<(Partition, Position)>);
 
 /// A publisher, and one of its routes.
 pub type Line = (Box<str>, Route);
@@ -32,7 +36,7 @@ pub struct Hold {
 struct Waiting {
     since: Instant,
     /// By number.
-    messages: BTreeMap<u64, Message>,
+    messages: BTreeMap<u64, Arrived>,
 }
 
 impl Hold {
@@ -46,13 +50,19 @@ impl Hold {
     }
 
     /// Keeps a message back; false if it is there already.
-    pub fn keep(&mut self, line: &Line, number: u64, message: Message) -> bool {
+    pub fn keep(&mut self, line: &Line, number: u64, message: Arrived) -> bool {
         let empty = || Waiting { since: Instant::now(), messages: BTreeMap::new() };
         let waiting = self.waiting.entry(line.clone()).or_insert_with(empty);
         let bytes = cost(&message);
         let is_new = waiting.messages.insert(number, message).is_none();
         self.bytes += if is_new { bytes } else { 0 };
         is_new
+    }
+
+    /// Whether something of the partition waits. (Messages of one publisher and route are in one partition.)
+    pub fn holds(&self, partition: Partition) -> bool {
+        let firsts = self.waiting.values().filter_map(|waiting| waiting.messages.first_key_value());
+        firsts.into_iter().any(|(_, (_, at))| at.is_some_and(|(at, _)| at == partition))
     }
 
     pub fn is_full(&self) -> bool {
@@ -66,7 +76,7 @@ impl Hold {
     }
 
     /// The oldest of a route, if `is_its_turn` by its number; what was missing before it has come.
-    pub fn next(&mut self, line: &Line, is_its_turn: impl FnOnce(u64) -> bool) -> Option<(u64, Message)> {
+    pub fn next(&mut self, line: &Line, is_its_turn: impl FnOnce(u64) -> bool) -> Option<(u64, Arrived)> {
         let waiting = self.waiting.get_mut(line)?;
         let first = waiting.messages.first_entry()?;
         if !is_its_turn(*first.key()) {
@@ -82,7 +92,7 @@ impl Hold {
     }
 
     /// A route whose missing message has not come in time, or for whose messages there is no room; with all of them.
-    pub fn give_up(&mut self) -> Option<(Line, BTreeMap<u64, Message>)> {
+    pub fn give_up(&mut self) -> Option<(Line, BTreeMap<u64, Arrived>)> {
         let (line, since) = self.waiting.iter().map(|(line, waiting)| (line, waiting.since)).min_by_key(|one| one.1)?;
         if since.elapsed() < self.patience && !self.is_full() {
             return None;
@@ -94,7 +104,7 @@ impl Hold {
     }
 }
 
-fn cost(message: &Message) -> usize {
+fn cost((message, _): &Arrived) -> usize {
     message.payload.len() + OVERHEAD_BYTES
 }
 
@@ -106,9 +116,15 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(15);
 
-    fn message() -> Message {
-        let payload = "x".into();
-        Message { id: None, target: Target::Broadcast, kind: PayloadKind::Text, published_ms: 0, terms: None, payload }
+    fn message() -> Arrived {
+        of_payload("x".into())
+    }
+
+    fn of_payload(payload: bytes::Bytes) -> Arrived {
+        let (target, kind) = (Target::Broadcast, PayloadKind::Text);
+        let position = Position { offset: 1, check: 0 };
+        let message = Message { id: None, target, kind, published_ms: 0, terms: None, payload };
+        (message, Some((Partition::BROADCAST, position)))
     }
 
     fn route(name: &str) -> Line {
@@ -121,6 +137,7 @@ mod tests {
         for number in [5, 3, 4] {
             assert!(hold.keep(&route("a"), number, message()));
         }
+        assert!(Partition::all().filter(|partition| hold.holds(*partition)).eq([Partition::BROADCAST]));
         assert!(!hold.keep(&route("a"), 4, message()), "a double");
         assert!(hold.next(&route("a"), |_| false).is_none() && hold.next(&route("b"), |_| true).is_none());
         for expected in [3, 4, 5] {
@@ -151,12 +168,12 @@ mod tests {
         let mut hold = Hold::new(PATIENCE);
         let payload = bytes::Bytes::from(vec![b'x'; 1 << 20]);
         for number in 2..=31 {
-            assert!(hold.keep(&route("a"), number, Message { payload: payload.clone(), ..message() }));
+            assert!(hold.keep(&route("a"), number, of_payload(payload.clone())));
         }
         assert!(hold.give_up().is_none());
         tokio::time::advance(PATIENCE / 2).await;
         for number in 32..=40 {
-            hold.keep(&route("b"), number, Message { payload: payload.clone(), ..message() });
+            hold.keep(&route("b"), number, of_payload(payload.clone()));
         }
         assert_eq!(hold.give_up().map(|(line, messages)| (line, messages.len())), Some((route("a"), 30)));
         assert!(!hold.is_full() && hold.give_up().is_none());

@@ -6,6 +6,7 @@
 //! recovery stays off: tried with 4.12, it declares the anonymous queue again by its old name, which is refused, and
 //! doubles bindings. Instead any error tears the link down and a new one is made.
 
+mod archive;
 mod beacon;
 mod bindings;
 mod connection;
@@ -15,6 +16,7 @@ mod gate;
 mod hold;
 mod intake;
 mod link;
+mod partitions;
 mod peers;
 mod publisher;
 mod route;
@@ -44,16 +46,18 @@ use crate::instance::Incarnation;
 use crate::interest::Interest;
 use crate::message::Message;
 use crate::metrics::{BrokerMetrics, Direction};
+use crate::place::{Delivered, Partition, Position};
+use archive::Archive;
 use beacon::Tickets;
 use bindings::Bindings;
 use connection::Endpoints;
-use consumer::Consumer;
+use consumer::{Consumer, Supply};
 use gate::Gate;
 use hold::Hold;
 use link::Side;
+use partitions::Partitions;
 use peers::Peers;
 use publisher::{Publisher, Surroundings};
-use stream::Reader;
 
 /// How long a message that is missing in a stream is waited for: until its publisher misses the confirm, and until it
 /// has found another node and published again.
@@ -87,6 +91,8 @@ pub struct Settings {
 pub struct RabbitMq {
     intake: spool::Intake,
     link: watch::Receiver<Link>,
+    /// Where messages are kept for those who were away, if they are.
+    archive: Option<Archive>,
     /// Until it was told to end.
     publishing: Mutex<Option<JoinHandle<()>>>,
     abort_publishing: AbortHandle,
@@ -100,7 +106,7 @@ impl RabbitMq {
     pub fn start(
         settings: Settings,
         interest: Arc<Interest>,
-        deliveries: mpsc::Sender<Vec<Message>>,
+        deliveries: mpsc::Sender<Delivered>,
     ) -> (RabbitMq, oneshot::Receiver<NameTaken>) {
         let metrics = &settings.metrics;
         let (intake, spool) = spool::open(settings.spool, metrics.clone());
@@ -141,15 +147,24 @@ impl RabbitMq {
             queue_bytes_max: settings.queue_bytes_max,
             side: Side::new(Direction::Consuming, link.clone(), metrics.clone()),
             link: link.subscribe(),
+            supply: match settings.delivery {
+                Delivery::Queue => Supply::Queue(Bindings::new(interest, settings.topic_linger)),
+                Delivery::Stream => Supply::Streams(Partitions::new(
+                    interest,
+                    settings.topic_linger,
+                    settings.spool.age_max,
+                    tickets.clone(),
+                )),
+            },
             tickets,
-            bindings: Bindings::new(interest, settings.topic_linger),
             unroutable,
-            reader: (settings.delivery == Delivery::Stream).then(|| Reader::new(settings.spool.age_max)),
         };
+        let archive = (settings.delivery == Delivery::Stream).then(|| Archive::new(&settings, consumer.names.clone()));
         let publishing = tokio::spawn(publisher.run());
         let broker = RabbitMq {
             intake,
             link: link.subscribe(),
+            archive,
             abort_publishing: publishing.abort_handle(),
             publishing: Mutex::new(Some(publishing)),
             consuming: Mutex::new(Some((stop_consuming, tokio::spawn(consumer.run(stop, refuse))))),
@@ -165,6 +180,20 @@ impl Broker for RabbitMq {
 
     fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
+    }
+
+    fn read_back(
+        &self,
+        partition: Partition,
+        behind: Position,
+        age: Duration,
+    ) -> BoxFuture<'_, Option<mpsc::Receiver<Delivered>>> {
+        Box::pin(async move {
+            match &self.archive {
+                Some(archive) => Some(archive.read(partition, behind, age).await),
+                None => None,
+            }
+        })
     }
 
     fn finish_publishing(&self) -> BoxFuture<'_, ()> {

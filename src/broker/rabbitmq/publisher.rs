@@ -4,7 +4,7 @@
 //! (measured: 118,000/s; confirming one by one 6,000/s; a channel per message 2,000/s). What the broker does not confirm,
 //! for whatever reason, is published again, in order and with its old number.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use deadpool_lapin::Object;
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Event, PublisherConfirm};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -24,11 +25,14 @@ use super::connection::{Endpoints, discard};
 use super::envelope;
 use super::gate::{Gate, Moved};
 use super::link::{Side, Trouble, interval};
+use super::sequence::Numbers;
 use super::spool::{Entry, Spool};
 use super::topology::{self, Names};
+use crate::broker::Delivery;
 use crate::instance::Incarnation;
 use crate::message::Target;
 use crate::metrics::BrokerMetrics;
+use crate::place::Partition;
 
 /// How often each publisher tells how far it is.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,6 +73,7 @@ impl Publisher {
             refused: Vec::new(),
             paused_until: None,
             blocked: false,
+            streams: settings.delivery == Delivery::Stream,
             metrics: settings.metrics.clone(),
         };
         Publisher { endpoints, spool, link }
@@ -178,6 +183,8 @@ struct PublishingLink {
     paused_until: Option<Instant>,
     /// The broker reads nothing from us: publishes hang without an error.
     blocked: bool,
+    /// Topics are kept in streams.
+    streams: bool,
     metrics: BrokerMetrics,
 }
 
@@ -279,11 +286,24 @@ impl PublishingLink {
         let unconfirmed = self.refused.iter().chain(self.outstanding.iter().filter_map(|one| one.entry.as_ref()));
         let numbers = spool.numbers().filter(|_| self.around.gate.is_open());
         let numbers = numbers.map(|numbers| numbers.before(unconfirmed.map(Entry::place)));
-        let numbers = numbers.as_ref();
-        let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), numbers);
-        let (channel, exchange) = (channel.clone(), self.names.beacon.clone());
-        let options = BasicPublishOptions::default();
-        let writing = async move { channel.basic_publish(exchange, "".into(), options, &[], properties).await };
+        self.beacon_in(channel, Partition::BROADCAST, numbers.as_ref());
+        if self.streams {
+            let said: HashSet<Partition> = numbers.iter().flat_map(Numbers::partitions).collect();
+            let is_due = |partition: &Partition| said.contains(partition) || self.around.tickets.is_watched(*partition);
+            let due: Vec<Partition> = Partition::topics().filter(is_due).collect();
+            due.into_iter().for_each(|partition| self.beacon_in(channel, partition, numbers.as_ref()));
+        }
+    }
+
+    /// Tells of the topics in one partition, or of everything.
+    fn beacon_in(&mut self, channel: &Channel, partition: Partition, numbers: Option<&Numbers>) {
+        let properties = beacon::properties(&self.incarnation, self.around.tickets.last(), numbers, partition);
+        let (exchange, key) = match partition {
+            Partition::BROADCAST => (self.names.beacon.clone(), ShortString::default()),
+            topics => (self.names.partitions.clone(), topology::partition_key(topics)),
+        };
+        let (channel, options) = (channel.clone(), BasicPublishOptions::default());
+        let writing = async move { channel.basic_publish(exchange, key, options, &[], properties).await };
         self.expect(Progress::begin(writing), None);
     }
 

@@ -2,6 +2,7 @@
 
 use crate::instance::InstanceName;
 use crate::message::Target;
+use crate::place::Partition;
 use crate::topic::TopicKey;
 
 /// A publisher counts the messages of each route by themselves.
@@ -11,6 +12,17 @@ pub enum Route {
     /// All topics of one key.
     Key(TopicKey),
     Instance(InstanceName),
+}
+
+impl Route {
+    /// Where what travels on it is kept, if it is.
+    pub fn partition(&self) -> Option<Partition> {
+        match self {
+            Route::Broadcast => Some(Partition::BROADCAST),
+            Route::Key(key) => Some(Partition::of_key(*key)),
+            Route::Instance(_) => None,
+        }
+    }
 }
 
 impl From<&Target> for Route {

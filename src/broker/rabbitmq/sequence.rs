@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::route::Route;
+use crate::place::Partition;
 
 /// Pairs of publisher and route that a receiver remembers; past it the one unheard for longest is forgotten.
 const ROUTES_MAX: usize = 10_000;
@@ -56,6 +57,11 @@ impl Numbers {
         Numbers { last }
     }
 
+    /// Where what was numbered is kept.
+    pub fn partitions(&self) -> impl Iterator<Item = Partition> {
+        self.last.keys().filter_map(Route::partition)
+    }
+
     /// Each route with its last number.
     pub fn iter(&self) -> impl Iterator<Item = (&Route, u64)> {
         self.last.iter().map(|(route, last)| (route, *last))
@@ -64,7 +70,7 @@ impl Numbers {
 
 /// What a number says about the message that bears it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Rank {
     /// The next one, or the first that was heard of its route.
     Expected,
     /// That many before it are missing.
@@ -139,25 +145,25 @@ impl Heard {
 
 impl Tracker {
     /// A receiver that joins a route takes the first number that it sees as its baseline.
-    pub fn place(&mut self, incarnation: &str, route: &Route, number: u64) -> Place {
+    pub fn place(&mut self, incarnation: &str, route: &Route, number: u64) -> Rank {
         let Some(last) = self.find(incarnation, route) else {
             self.remember(incarnation, route, number);
-            return Place::Expected;
+            return Rank::Expected;
         };
         if number <= last.number {
-            return if last.fill(number) { Place::Late } else { Place::Double };
+            return if last.fill(number) { Rank::Late } else { Rank::Double };
         }
         let missing = number - last.number - 1;
         if missing > GAP_MAX && !last.believes(number) {
-            return Place::Implausible;
+            return Rank::Implausible;
         }
         last.implausible = (0, 0);
         if missing == 0 {
             last.number = number;
-            return Place::Expected;
+            return Rank::Expected;
         }
         last.skip_to(number);
-        Place::AfterGap(missing)
+        Rank::AfterGap(missing)
     }
 
     /// Whether the number is further on than the next one of a route that is known.
@@ -251,34 +257,34 @@ mod tests {
     fn the_first_is_the_baseline_then_doubles_and_gaps_show() {
         let mut tracker = Tracker::default();
         let mut place = |number| tracker.place("x", &Route::Broadcast, number);
-        assert_eq!(place(41), Place::Expected);
-        assert_eq!(place(42), Place::Expected);
-        assert_eq!(place(42), Place::Double);
-        assert_eq!(place(40), Place::Double);
-        assert_eq!(place(45), Place::AfterGap(2));
-        assert_eq!(place(46), Place::Expected);
+        assert_eq!(place(41), Rank::Expected);
+        assert_eq!(place(42), Rank::Expected);
+        assert_eq!(place(42), Rank::Double);
+        assert_eq!(place(40), Rank::Double);
+        assert_eq!(place(45), Rank::AfterGap(2));
+        assert_eq!(place(46), Rank::Expected);
     }
 
     #[test]
     fn what_was_missing_is_late_once() {
         let mut tracker = Tracker::default();
         let mut place = |number| tracker.place("x", &Route::Broadcast, number);
-        assert_eq!([place(1), place(6)], [Place::Expected, Place::AfterGap(4)]);
-        assert_eq!([place(4), place(4), place(1)], [Place::Late, Place::Double, Place::Double]);
-        assert_eq!([place(2), place(5), place(3), place(3)], [Place::Late, Place::Late, Place::Late, Place::Double]);
-        assert_eq!(place(7), Place::Expected);
+        assert_eq!([place(1), place(6)], [Rank::Expected, Rank::AfterGap(4)]);
+        assert_eq!([place(4), place(4), place(1)], [Rank::Late, Rank::Double, Rank::Double]);
+        assert_eq!([place(2), place(5), place(3), place(3)], [Rank::Late, Rank::Late, Rank::Late, Rank::Double]);
+        assert_eq!(place(7), Rank::Expected);
     }
 
     #[test]
     fn a_publisher_that_falls_silent_tells_how_far_it_was() {
         let mut tracker = Tracker::default();
         assert_eq!(tracker.reached("x", &Route::Broadcast, 3), 0, "a baseline");
-        assert_eq!(tracker.place("x", &Route::Broadcast, 4), Place::Expected);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 4), Rank::Expected);
         assert_eq!(tracker.reached("x", &Route::Broadcast, 4), 0);
         assert_eq!(tracker.reached("x", &Route::Broadcast, 6), 2);
         assert_eq!(tracker.reached("x", &Route::Broadcast, 6), 0, "told once");
-        assert_eq!(tracker.place("x", &Route::Broadcast, 6), Place::Late);
-        assert_eq!(tracker.place("x", &Route::Broadcast, 7), Place::Expected);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 6), Rank::Late);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 7), Rank::Expected);
         assert_eq!(tracker.reached("x", &Route::Broadcast, 7 + GAP_MAX + 1), 0, "implausible");
     }
 
@@ -289,7 +295,7 @@ mod tests {
         for number in 0..2 * GAPS_MAX as u64 {
             place(1 + 2 * number);
         }
-        assert_eq!([place(2), place(4 * GAPS_MAX as u64 - 2)], [Place::Double, Place::Late]);
+        assert_eq!([place(2), place(4 * GAPS_MAX as u64 - 2)], [Rank::Double, Rank::Late]);
         // One large gap becomes many when it is filled here and there.
         let begin = 10_000;
         place(begin);
@@ -304,8 +310,8 @@ mod tests {
     fn an_invented_number_does_not_move_the_baseline() {
         let mut tracker = Tracker::default();
         let mut place = |number| tracker.place("x", &Route::Broadcast, number);
-        assert_eq!([place(41), place(u64::MAX), place(42)], [Place::Expected, Place::Implausible, Place::Expected]);
-        assert_eq!([place(43 + GAP_MAX), place(42)], [Place::AfterGap(GAP_MAX), Place::Double]);
+        assert_eq!([place(41), place(u64::MAX), place(42)], [Rank::Expected, Rank::Implausible, Rank::Expected]);
+        assert_eq!([place(43 + GAP_MAX), place(42)], [Rank::AfterGap(GAP_MAX), Rank::Double]);
     }
 
     #[test]
@@ -313,9 +319,9 @@ mod tests {
         let mut tracker = Tracker::default();
         let far = 10 * GAP_MAX;
         let mut place = |number| tracker.place("x", &Route::Broadcast, number);
-        assert_eq!([place(7), place(far), place(far + 1)], [Place::Expected, Place::Implausible, Place::Implausible]);
-        assert_eq!(place(far + 2), Place::AfterGap(far + 2 - 8));
-        assert_eq!([place(far + 3), place(far + 3), place(far)], [Place::Expected, Place::Double, Place::Late]);
+        assert_eq!([place(7), place(far), place(far + 1)], [Rank::Expected, Rank::Implausible, Rank::Implausible]);
+        assert_eq!(place(far + 2), Rank::AfterGap(far + 2 - 8));
+        assert_eq!([place(far + 3), place(far + 3), place(far)], [Rank::Expected, Rank::Double, Rank::Late]);
         let reached = [2, 2, 3].map(|times| tracker.reached("x", &Route::Broadcast, times * far));
         assert_eq!(reached, [0, 0, 0], "a jump back and forth says nothing");
         let reached = [30, 30, 30].map(|times| tracker.reached("x", &Route::Broadcast, times * far));
@@ -329,17 +335,17 @@ mod tests {
         assert!(tracker.is_ahead("x", &Route::Broadcast, 5));
         tracker.expect_gaps();
         assert!(!tracker.is_ahead("x", &Route::Broadcast, 5));
-        assert_eq!(tracker.place("x", &Route::Broadcast, 5), Place::AfterGap(3));
+        assert_eq!(tracker.place("x", &Route::Broadcast, 5), Rank::AfterGap(3));
         assert!(tracker.is_ahead("x", &Route::Broadcast, 7), "once");
     }
 
     #[test]
     fn publishers_and_routes_do_not_mix() {
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.place("x", &Route::Broadcast, 7), Place::Expected);
-        assert_eq!(tracker.place("y", &Route::Broadcast, 1), Place::Expected);
-        assert_eq!(tracker.place("x", &topic("a"), 1), Place::Expected);
-        assert_eq!(tracker.place("x", &Route::Broadcast, 8), Place::Expected);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 7), Rank::Expected);
+        assert_eq!(tracker.place("y", &Route::Broadcast, 1), Rank::Expected);
+        assert_eq!(tracker.place("x", &topic("a"), 1), Rank::Expected);
+        assert_eq!(tracker.place("x", &Route::Broadcast, 8), Rank::Expected);
     }
 
     #[test]
@@ -351,8 +357,8 @@ mod tests {
         }
         tracker.forget(&topic("a"));
         assert_eq!(tracker.routes, 2);
-        assert_eq!(tracker.place("x", &topic("a"), 9), Place::Expected);
-        assert_eq!(tracker.place("x", &topic("b"), 3), Place::AfterGap(1));
+        assert_eq!(tracker.place("x", &topic("a"), 9), Rank::Expected);
+        assert_eq!(tracker.place("x", &topic("b"), 3), Rank::AfterGap(1));
     }
 
     #[test]
@@ -360,10 +366,10 @@ mod tests {
         let mut tracker = Tracker::default();
         for count in 1..=3 * ROUTES_MAX as u64 {
             tracker.place(&format!("publisher {count}"), &Route::Broadcast, 1);
-            assert_eq!(tracker.place("busy", &Route::Broadcast, count), Place::Expected);
+            assert_eq!(tracker.place("busy", &Route::Broadcast, count), Rank::Expected);
             assert!(tracker.routes <= ROUTES_MAX);
         }
-        assert_eq!(tracker.place("busy", &Route::Broadcast, 3 * ROUTES_MAX as u64), Place::Double);
+        assert_eq!(tracker.place("busy", &Route::Broadcast, 3 * ROUTES_MAX as u64), Rank::Double);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A queue or a stream that is consumed: its deliveries in batches of what is ready, and the acks for them.
 
+use std::task::{Context, Poll};
+
 use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
 use lapin::Channel;
@@ -12,6 +14,10 @@ use super::link::Trouble;
 /// Messages handed on, and then acknowledged, at once; the hub joins what waits. With those that wait for the hub a slow
 /// instance holds about 500 messages of at most `--message-bytes-max`.
 const BATCH_MESSAGES_MAX: usize = 32;
+
+/// Messages that the broker sends ahead of our acks. Measured: no faster above. So many of the largest messages that the
+/// broker takes (`max_message_size`: 16 MiB in `rabbitmq/rabbitmq.conf`) lapin may hold at worst, for each source.
+pub const PREFETCH: u16 = 300;
 
 /// Acks are sent for this many at once; so they cost about 8 % against no acks at all.
 const ACK_EVERY: u64 = 100;
@@ -52,15 +58,17 @@ impl Source {
 
     /// What is ready, at least one.
     pub async fn next(&mut self) -> Result<Batch, Trouble> {
-        self.deliveries.next().await.ok_or_else(|| Trouble::passing("the broker cancelled the consumer"))
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// The same of one that may not be there, and then never has anything.
-    pub async fn next_of(source: &mut Option<Source>) -> Result<Batch, Trouble> {
-        match source {
-            Some(source) => source.next().await,
-            None => std::future::pending().await,
-        }
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, Trouble>> {
+        let next = self.deliveries.poll_next_unpin(cx);
+        next.map(|batch| batch.ok_or_else(|| Trouble::passing("the broker cancelled the consumer")))
+    }
+
+    /// Consumes no more.
+    pub async fn end(self) -> Result<(), lapin::Error> {
+        self.channel.close(200, "nobody wants it any more".into()).await
     }
 
     /// What came up to `tag` is dealt with.

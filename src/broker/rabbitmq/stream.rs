@@ -6,12 +6,13 @@
 //! deleted and made anew it delivers nothing until that is as long. A stream without a leader is silent, too; so when
 //! nothing comes, it is looked how far the stream reaches before it is taken for another one.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
+
+use crate::place::Position;
 
 /// Time for a beacon of our own to come back through a stream that delivers nothing else. Past it, it is looked where the
 /// stream ends.
@@ -58,7 +59,7 @@ enum Asks {
 struct Entry {
     offset: u64,
     /// Of what the entry holds: another stream may have another entry at the same offset.
-    fingerprint: u64,
+    fingerprint: u32,
 }
 
 /// What the first delivery shows about the time in which nothing was read.
@@ -99,8 +100,8 @@ impl Reader {
 
     /// Notes a delivery.
     pub fn read(&mut self, delivery: &Delivery) -> Verdict {
-        let Some(offset) = offset(delivery) else { return Verdict::New };
-        let entry = Entry { offset, fingerprint: fingerprint(delivery) };
+        let Some(entry) = Entry::of(delivery) else { return Verdict::New };
+        let offset = entry.offset;
         let last = self.overlap.take();
         if let (Asks::End, Some(last)) = (self.asks, self.last) {
             self.asks = if offset >= last.offset { Asks::Place } else { Asks::Front };
@@ -124,6 +125,11 @@ impl Reader {
         }
     }
 
+    /// The entry that was read last.
+    pub fn position(&self) -> Option<Position> {
+        self.last.map(Entry::position)
+    }
+
     /// Whether a beacon that came back is the one that was awaited.
     pub fn arrived(&mut self, ticket: u64) -> bool {
         let arrived = self.awaited.is_some_and(|(awaited, _)| ticket >= awaited);
@@ -131,6 +137,11 @@ impl Reader {
             self.awaited = None;
         }
         arrived
+    }
+
+    /// Whether nothing is awaited: it was read up to the time at which it was asked for.
+    pub fn is_caught_up(&self) -> bool {
+        self.awaited.is_none()
     }
 
     /// A connection broke over what it read. (lapin gives up on a routing key or a property that is not UTF-8, and what
@@ -155,6 +166,21 @@ impl Reader {
     }
 }
 
+impl Entry {
+    fn of(delivery: &Delivery) -> Option<Entry> {
+        Some(Entry { offset: offset(delivery)?, fingerprint: fingerprint(delivery) })
+    }
+
+    fn position(self) -> Position {
+        Position { offset: self.offset, check: self.fingerprint as u16 }
+    }
+}
+
+/// Where a delivery stands in its stream.
+pub fn position(delivery: &Delivery) -> Option<Position> {
+    Entry::of(delivery).map(Entry::position)
+}
+
 fn offset_value(offset: u64) -> AMQPValue {
     AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX))
 }
@@ -167,17 +193,25 @@ fn offset(delivery: &Delivery) -> Option<u64> {
     }
 }
 
-fn fingerprint(delivery: &Delivery) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    delivery.exchange.as_str().hash(&mut hasher);
-    delivery.routing_key.as_str().hash(&mut hasher);
+/// The same on every instance, whatever it was built with: cursors carry it from one to the other.
+fn fingerprint(delivery: &Delivery) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
     let properties = &delivery.properties;
-    for text in [properties.app_id(), properties.message_id()] {
-        text.as_ref().map(|text| text.as_str()).hash(&mut hasher);
+    let texts = [Some(&delivery.routing_key), properties.app_id().as_ref(), properties.message_id().as_ref()];
+    for text in texts.into_iter().flatten() {
+        hasher.update(text.as_str().as_bytes());
+        // No text of AMQP's has this byte, which would make another of two.
+        hasher.update(&[0xFF]);
     }
-    properties.timestamp().hash(&mut hasher);
-    delivery.data.hash(&mut hasher);
-    hasher.finish()
+    hasher.update(&properties.timestamp().unwrap_or_default().to_be_bytes());
+    // A beacon says in its headers what it has to say: its ticket tells it from others of its second.
+    if let Some(AMQPValue::LongLongInt(ticket)) =
+        properties.headers().as_ref().and_then(|headers| headers.inner().get(super::beacon::TICKET))
+    {
+        hasher.update(&ticket.to_be_bytes());
+    }
+    hasher.update(&delivery.data);
+    hasher.finalize()
 }
 
 #[cfg(test)]

@@ -7,11 +7,14 @@
 //! warren.direct ────┘ (key {ip}_{port})
 //! ```
 //!
-//! With `--delivery stream` the broadcast comes another way, and beacons come both ways:
+//! With `--delivery stream` only what is meant for one instance comes this way:
 //!
 //! ```text
 //! warren.broadcast ─┬──► warren.stream ──► every instance, each at its own place
 //! warren.beacon ────┘
+//! warren.topics ────┬──► warren.topics.0 … .15 ──► those that have subscribers
+//! warren.partitions ┘
+//! warren.direct ───────► {ip}_{port} ──► anonymous queue ──► this instance
 //! ```
 //!
 //! Bound one way only: a second binding back from the instance's exchange would keep a dead instance's exchange alive
@@ -27,8 +30,10 @@ use lapin::{Channel, ErrorKind, ExchangeKind};
 use super::link::Trouble;
 use crate::broker::Delivery;
 use crate::instance::{Incarnation, InstanceName};
+use crate::place::{Partition, TOPIC_PARTITIONS};
 
-/// What the stream holds at most where no policy says otherwise: an hour of 1,500 messages a second of 200 bytes.
+/// What the broadcast's stream holds at most where no policy says otherwise, and those of topics together: an hour of 1,500
+/// messages a second of 200 bytes.
 const STREAM_BYTES_MAX: i64 = 1 << 30;
 
 /// RabbitMQ drops whole segments only; its own size of 500 MB would keep half of everything, or nothing.
@@ -50,6 +55,8 @@ pub struct Names {
     pub stream: ShortString,
     /// Durable direct exchange: topics, by their keys.
     pub topics: ShortString,
+    /// Durable direct exchange: how far each publisher is in one partition of the topics.
+    pub partitions: ShortString,
     /// Durable direct exchange: one instance, by its name as key.
     pub direct: ShortString,
     /// The instance's own fanout exchange.
@@ -66,12 +73,28 @@ impl Names {
             beacon: format!("{prefix}.beacon").into(),
             stream: format!("{prefix}.stream").into(),
             topics: format!("{prefix}.topics").into(),
+            partitions: format!("{prefix}.partitions").into(),
             direct: format!("{prefix}.direct").into(),
             instance: incarnation.name().as_str().into(),
             instance_name: incarnation.name().clone(),
             incarnation: format!("{prefix}.incarnation.{incarnation}").into(),
         }
     }
+}
+
+impl Names {
+    /// The stream of a partition.
+    pub fn stream_of(&self, partition: Partition) -> ShortString {
+        match partition {
+            Partition::BROADCAST => self.stream.clone(),
+            topics => format!("{}.{}", self.topics, partition_key(topics)).into(),
+        }
+    }
+}
+
+/// By which a partition of topics is known in the broker: the remainder of its keys.
+pub fn partition_key(partition: Partition) -> ShortString {
+    partition.index().saturating_sub(1).to_string().into()
 }
 
 /// Why the topology does not stand.
@@ -100,7 +123,7 @@ pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lap
     for fanout in [&names.broadcast, &names.beacon] {
         channel.exchange_declare(fanout.clone(), ExchangeKind::Fanout, durable, FieldTable::default()).await?;
     }
-    for direct in [&names.topics, &names.direct] {
+    for direct in [&names.topics, &names.partitions, &names.direct] {
         channel.exchange_declare(direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
     }
     Ok(())
@@ -129,15 +152,24 @@ pub async fn declare<'a>(
     standing.bind_queue(names).await?;
     confirm_own_exchange(connection, names).await?;
     standing.bind_exchange(names).await?;
+    if delivery == Delivery::Stream {
+        bind_streams(&standing.channel, names, Partition::topics()).await?;
+    }
     Ok(standing)
 }
 
 impl Standing<'_> {
-    /// Makes again what somebody may have deleted.
-    pub async fn restore(&self, names: &Names) -> Result<(), Failure> {
+    /// Makes again what somebody may have deleted. Of the partitions of topics the one with the number `round`, counted
+    /// round and round: all their bindings at once would be work for the broker each time.
+    pub async fn restore(&self, names: &Names, round: usize) -> Result<(), Failure> {
         confirm_own_exchange(self.connection, names).await?;
         self.bind_queue(names).await?;
-        Ok(self.bind_exchange(names).await?)
+        self.bind_exchange(names).await?;
+        if self.delivery == Delivery::Stream {
+            let partitions = Partition::topics().skip(round % usize::from(TOPIC_PARTITIONS)).take(1);
+            bind_streams(&self.channel, names, partitions).await?;
+        }
+        Ok(())
     }
 
     async fn bind_queue(&self, names: &Names) -> Result<(), lapin::Error> {
@@ -150,11 +182,7 @@ impl Standing<'_> {
         declare_cluster(&self.channel, names).await?;
         let sources = match self.delivery {
             Delivery::Queue => &[&names.broadcast, &names.beacon, &names.direct][..],
-            Delivery::Stream => {
-                bind_stream(&self.channel, names).await?;
-                // Topics come through the queue, and so must what tells how far they are.
-                &[&names.beacon, &names.direct]
-            }
+            Delivery::Stream => &[&names.direct],
         };
         for source in sources {
             let key = if **source == names.direct { names.instance.clone() } else { "".into() };
@@ -165,21 +193,54 @@ impl Standing<'_> {
     }
 }
 
-/// Declares the stream that instances read, and binds it. It outlives every instance: what it holds is bounded by
-/// [`STREAM_BYTES_MAX`], or by a policy, since arguments could not be changed later (`rabbitmq/README.md` has the one to
-/// set). For streams the policy replaces the argument, be it lower or higher (tried with 3.10.8).
-async fn bind_stream(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
+/// Declares the stream of the broadcast and those of `partitions`, and binds them. They outlive every instance: what they hold is bounded by
+/// [`STREAM_BYTES_MAX`] each, or by a policy, since arguments could not be changed later (`rabbitmq/README.md` has the one
+/// to set). For streams the policy replaces the argument, be it lower or higher (tried with 3.10.8).
+async fn bind_streams(
+    channel: &Channel,
+    names: &Names,
+    partitions: impl Iterator<Item = Partition>,
+) -> Result<(), lapin::Error> {
+    declare_stream(channel, names, Partition::BROADCAST, STREAM_BYTES_MAX).await?;
+    for source in [&names.broadcast, &names.beacon] {
+        bind(channel, &names.stream, source, "".into(), false).await?;
+    }
+    for partition in partitions {
+        let stream = names.stream_of(partition);
+        declare_stream(channel, names, partition, STREAM_BYTES_MAX / i64::from(TOPIC_PARTITIONS)).await?;
+        // Most of the time they all stand: not one answer is waited for but the last.
+        for key in partition.keys() {
+            bind(channel, &stream, &names.topics, key.to_string().into(), true).await?;
+        }
+        bind(channel, &stream, &names.partitions, partition_key(partition), false).await?;
+    }
+    Ok(())
+}
+
+async fn declare_stream(
+    channel: &Channel,
+    names: &Names,
+    partition: Partition,
+    bytes_max: i64,
+) -> Result<(), lapin::Error> {
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
-    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(STREAM_BYTES_MAX));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes_max));
     arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(SEGMENT_BYTES));
-    channel.queue_declare(names.stream.clone(), options, arguments).await?;
-    for source in [&names.broadcast, &names.beacon] {
-        let (stream, options) = (names.stream.clone(), QueueBindOptions::default());
-        channel.queue_bind(stream, source.clone(), "".into(), options, FieldTable::default()).await?;
-    }
+    channel.queue_declare(names.stream_of(partition), options, arguments).await?;
     Ok(())
+}
+
+async fn bind(
+    channel: &Channel,
+    queue: &ShortString,
+    exchange: &ShortString,
+    key: ShortString,
+    nowait: bool,
+) -> Result<(), lapin::Error> {
+    let options = QueueBindOptions { nowait };
+    channel.queue_bind(queue.clone(), exchange.clone(), key, options, FieldTable::default()).await
 }
 
 /// Declares the instance's exchange, auto-delete (it goes with its last queue) and not durable (it means nothing

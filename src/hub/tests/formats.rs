@@ -1,6 +1,7 @@
 //! One encoding for each format that somebody wants, and whole runs of messages in each.
 
 use super::*;
+use crate::cursor::Cursor;
 use crate::hub::format::Wanted;
 
 const PLAIN: Wanted = Wanted { plain: true, plain_deflated: false, json: false, json_deflated: false };
@@ -13,9 +14,17 @@ fn long() -> &'static str {
 }
 
 fn of(texts: &[(&'static str, Wanted)]) -> Frames {
-    let (mut encoder, mut batch) = (Encoder::new(own(), 100), Batch::default());
+    in_batch(Batch::unplaced(), texts)
+}
+
+fn placed(texts: &[(&'static str, Wanted)]) -> Frames {
+    in_batch(Batch::placed(), texts)
+}
+
+fn in_batch(mut batch: Batch, texts: &[(&'static str, Wanted)]) -> Frames {
+    let mut encoder = Encoder::new(own(), 100);
     for (text, wanted) in texts {
-        batch.add(&mut encoder, &message(Target::Broadcast, text), *wanted);
+        batch.add(&mut encoder, &message(Target::Broadcast, text), &Cursor::default(), *wanted);
     }
     batch.take()
 }
@@ -57,7 +66,7 @@ fn a_batch_is_kept_once_until_something_in_it_is_compressed() {
 
 #[test]
 fn json_is_compressed_like_the_rest() {
-    let frames = of(&[(long(), JSON_DEFLATED)]);
+    let frames = placed(&[(long(), JSON_DEFLATED)]);
     let (json, deflated) = (frames.of(Format::Json), frames.of(Format::JsonDeflated));
     assert!(deflated.len() < json.len() / 3, "{} of {}", deflated.len(), json.len());
     assert_eq!((deflated[0], said(json)), (0xC1, vec![long().to_owned()]));
@@ -75,13 +84,14 @@ fn a_run_of_messages_has_no_hole() {
         (&[("a", both), ("b", PLAIN)], &[], true),
         (&[("a", PLAIN)], &[], true),
     ] {
-        let frames = of(texts);
+        let (frames, plain) = (placed(texts), of(texts));
         assert_eq!(said(frames.of(Format::Json)), whole, "{texts:?}");
-        assert_eq!(frames.of(Format::Plain).len(), 3 * texts.len());
-        let before = of(&[("y", both), ("z", both)]);
-        let joined = Frames::join(&[before.clone(), frames.clone(), before.clone()]);
+        assert_eq!(plain.of(Format::Plain).len(), 3 * texts.len());
+        let around = [("y", both), ("z", both)];
+        let joined = Frames::join(&[placed(&around), frames, placed(&around)]);
         let front: &[&str] = if late { &[] } else { &["y", "z"] };
         assert_eq!(said(joined.of(Format::Json)), [front, whole, &["y", "z"]].concat(), "{texts:?}");
+        let joined = Frames::join(&[of(&around), plain, of(&around)]);
         assert_eq!(joined.of(Format::Plain).len(), 3 * texts.len() + 12);
     }
 }
@@ -92,7 +102,7 @@ async fn messages_are_encoded_as_somebody_wants_them() {
     let (hub, deliveries) = start();
     let ears = [Plain, PlainDeflated, Json].map(|format| Arc::new(Ear { format, ..Ear::default() }));
     let memberships = ears.each_ref().map(|ear| joined(&hub, ear.clone()));
-    deliveries.send(vec![message(Target::Broadcast, long())]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, long())].into()).await.unwrap();
     for ear in &ears {
         ear.hears_something().await;
     }
@@ -109,7 +119,7 @@ async fn who_joins_within_a_batch_hears_what_comes_then() {
     let (hub, deliveries) = start_with(Duration::from_millis(50));
     let plain: Arc<Ear> = Arc::default();
     let _membership = joined(&hub, plain.clone());
-    deliveries.send(vec![message(Target::Broadcast, "a")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "a")].into()).await.unwrap();
     // The feed has it once there is room for all that it takes at a time.
     while deliveries.capacity() < deliveries.max_capacity() {
         tokio::task::yield_now().await;
@@ -117,14 +127,14 @@ async fn who_joins_within_a_batch_hears_what_comes_then() {
     let json = Arc::new(Ear { format: Format::Json, ..Ear::default() });
     let mut membership = joined(&hub, json.clone());
     membership.caught_up().await;
-    deliveries.send(vec![message(Target::Broadcast, "b"), message(Target::Broadcast, "c")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "b"), message(Target::Broadcast, "c")].into()).await.unwrap();
     json.hears_something().await;
     assert_eq!(said(&json.heard.lock().unwrap()), ["b", "c"]);
     plain.hears("abc").await;
 
     membership.leave();
     membership.caught_up().await;
-    deliveries.send(vec![message(Target::Broadcast, "d")]).await.unwrap();
+    deliveries.send(vec![message(Target::Broadcast, "d")].into()).await.unwrap();
     plain.hears("abcd").await;
     assert_eq!(said(&json.heard.lock().unwrap()), ["b", "c"]);
 }

@@ -106,7 +106,7 @@ fn with_replay(hub: &Hub, listener: Arc<dyn Listener>, asked: Replay) -> Members
     membership
 }
 
-fn start_with_history(workers: usize, coalesce: Duration, limits: HistoryLimits) -> (Hub, mpsc::Sender<Vec<Message>>) {
+fn start_with_history(workers: usize, coalesce: Duration, limits: HistoryLimits) -> (Hub, mpsc::Sender<Delivered>) {
     start_looking_back(workers, coalesce, limits, Arc::new(|| false))
 }
 
@@ -115,31 +115,31 @@ fn start_looking_back(
     coalesce: Duration,
     limits: HistoryLimits,
     looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
-) -> (Hub, mpsc::Sender<Vec<Message>>) {
+) -> (Hub, mpsc::Sender<Delivered>) {
     let hub = Hub::start(workers, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
     let (compression_bytes_min, history) = (100, Some(limits));
-    let batching = Batching { own: own(), compression_bytes_min, coalesce, history, looks_back };
+    let batching = Batching { own: own(), compression_bytes_min, coalesce, history, resume_bytes_max: 0, looks_back };
     tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }
 
 /// The hub has taken everything out of its channel.
-async fn all_taken(deliveries: &mpsc::Sender<Vec<Message>>) {
+async fn all_taken(deliveries: &mpsc::Sender<Delivered>) {
     while deliveries.capacity() < deliveries.max_capacity() {
         tokio::task::yield_now().await;
     }
 }
 
 /// Batches of messages of any size, as fast as they are taken, until `enough`; how many those were.
-async fn send_numbers(deliveries: mpsc::Sender<Vec<Message>>, enough: Arc<AtomicBool>, seed: u64) -> u64 {
+async fn send_numbers(deliveries: mpsc::Sender<Delivered>, enough: Arc<AtomicBool>, seed: u64) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut sent = 0;
     while !enough.load(Ordering::Acquire) {
         let count = random.u64(1..200);
         let longest = *random.choice(&[0, 100, 2000]).unwrap();
         let messages = (sent + 1..=sent + count).map(|number| numbered(number, random.usize(0..=longest)));
-        deliveries.send(messages.collect()).await.unwrap();
+        deliveries.send(messages.collect::<Vec<_>>().into()).await.unwrap();
         sent += count;
     }
     sent
@@ -178,7 +178,7 @@ async fn everybody_hears_one_run(coalesce: Duration, seed: u64) {
     enough.store(true, Ordering::Release);
     let last = sending.await.unwrap() + 1;
     // One more, so that whoever joined behind the others has something to wait for.
-    deliveries.send(vec![numbered(last, 0)]).await.unwrap();
+    deliveries.send(vec![numbered(last, 0)].into()).await.unwrap();
     witness.hears_up_to(last).await;
     assert_eq!(witness.heard().len() as u64, last);
     let mut joined_in_between = 0;
@@ -219,14 +219,14 @@ async fn a_replay_takes_what_waits_for_others_along() {
     let (hub, deliveries) = start_with_history(1, Duration::from_millis(500), LIMITS);
     let early = Arc::new(Counter::default());
     let _early = joined(&hub, early.clone());
-    deliveries.send(vec![numbered(1, 0), numbered(2, 0)]).await.unwrap();
+    deliveries.send(vec![numbered(1, 0), numbered(2, 0)].into()).await.unwrap();
     all_taken(&deliveries).await;
     let late = Arc::new(Counter::default());
     let began = Instant::now();
     let _late = with_replay(&hub, late.clone(), Replay::Messages(1));
     early.hears_up_to(2).await;
     assert!(began.elapsed() < Duration::from_millis(400), "handed out for the sake of the replay");
-    deliveries.send(vec![numbered(3, 0)]).await.unwrap();
+    deliveries.send(vec![numbered(3, 0)].into()).await.unwrap();
     late.hears_up_to(3).await;
     assert_eq!((late.heard(), early.heard()), (vec![2, 3], vec![1, 2, 3]));
 }
@@ -235,12 +235,12 @@ async fn a_replay_takes_what_waits_for_others_along() {
 async fn the_past_reaches_back_to_before_anybody_listened() {
     let (hub, deliveries) = start_with_history(8, Duration::ZERO, LIMITS);
     for number in 1..=5 {
-        deliveries.send(vec![numbered(number, 0)]).await.unwrap();
+        deliveries.send(vec![numbered(number, 0)].into()).await.unwrap();
     }
     all_taken(&deliveries).await;
     let late = Arc::new(Counter::default());
     let _late = with_replay(&hub, late.clone(), Replay::Messages(9));
-    deliveries.send(vec![numbered(6, 0)]).await.unwrap();
+    deliveries.send(vec![numbered(6, 0)].into()).await.unwrap();
     late.hears_up_to(6).await;
     assert_eq!(*late.past.lock().unwrap(), Some(vec![1, 2, 3, 4, 5]));
     assert_eq!(late.heard(), [1, 2, 3, 4, 5, 6]);
@@ -252,7 +252,7 @@ async fn who_joined_before_the_broker_delivers_hears_it_live() {
         let (hub, deliveries) = start_with_history(2, Duration::ZERO, LIMITS);
         let listener = Arc::new(Counter::default());
         let _membership = with_replay(&hub, listener.clone(), Replay::Messages(0));
-        deliveries.send(vec![numbered(1, 0)]).await.unwrap();
+        deliveries.send(vec![numbered(1, 0)].into()).await.unwrap();
         listener.hears_up_to(1).await;
     }
 }
@@ -264,7 +264,7 @@ async fn who_leaves_before_being_let_in_never_listens() {
     // On this runtime of one thread neither the hub nor the worker has seen it when it leaves.
     drop(with_replay(&hub, gone.clone(), Replay::Messages(1)));
     let _stays = with_replay(&hub, stays.clone(), Replay::Messages(1));
-    deliveries.send(vec![numbered(1, 0)]).await.unwrap();
+    deliveries.send(vec![numbered(1, 0)].into()).await.unwrap();
     stays.hears_up_to(1).await;
     assert_eq!((gone.heard(), gone.past.lock().unwrap().is_some()), (vec![], false));
     assert_eq!(Arc::strong_count(&gone), 1, "nobody holds it");
@@ -283,11 +283,11 @@ async fn only_broadcasts_are_replayed() {
     ];
     let early = Arc::new(Counter::default());
     let _early = joined(&hub, early.clone());
-    deliveries.send(batch).await.unwrap();
+    deliveries.send(batch.into()).await.unwrap();
     early.hears_up_to(4).await;
     let late = Arc::new(Counter::default());
     let _late = with_replay(&hub, late.clone(), Replay::Messages(9));
-    deliveries.send(vec![to(Target::Instance(own().name().clone()), 5)]).await.unwrap();
+    deliveries.send(vec![to(Target::Instance(own().name().clone()), 5)].into()).await.unwrap();
     late.hears_up_to(5).await;
     assert_eq!((early.heard(), late.heard()), (vec![1, 3, 4, 5], vec![1, 4, 5]));
 }
@@ -299,17 +299,17 @@ async fn what_was_said_before_the_instance_was_there_is_as_old_as_it_is_and_the_
     let (hub, deliveries) =
         start_looking_back(1, Duration::ZERO, LIMITS, Arc::new(move || looks_back.load(Ordering::Relaxed)));
     let aged = |number, seconds: u64| Message { published_ms: now_unix_ms() - seconds * 1000, ..numbered(number, 0) };
-    deliveries.send(vec![aged(1, 1_000_000), aged(2, 40), aged(3, 20)]).await.unwrap();
+    deliveries.send(vec![aged(1, 1_000_000), aged(2, 40), aged(3, 20)].into()).await.unwrap();
     let witness = Arc::new(Counter::default());
     let _witness = with_replay(&hub, witness.clone(), Replay::Messages(3));
     witness.hears_up_to(3).await;
     begins.store(false, Ordering::Relaxed);
     // It waited in a spool while the broker was away.
-    deliveries.send(vec![aged(4, 600)]).await.unwrap();
+    deliveries.send(vec![aged(4, 600)].into()).await.unwrap();
     witness.hears_up_to(4).await;
     let listener = Arc::new(Counter::default());
     let _membership = with_replay(&hub, listener.clone(), Replay::Age(Duration::from_secs(30)));
-    deliveries.send(vec![numbered(5, 0)]).await.unwrap();
+    deliveries.send(vec![numbered(5, 0)].into()).await.unwrap();
     listener.hears_up_to(5).await;
     assert_eq!(listener.heard(), [3, 4, 5]);
 }

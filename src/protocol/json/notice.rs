@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::request::{Refusal, RequestId};
-use crate::message::{Message, MessageId, PayloadKind, Target};
+use crate::cursor::Cursor;
+use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
+use crate::place::{Gap, Partition, Scope};
 use crate::protocol::frame;
 
 /// Something that the server tells.
@@ -35,10 +37,23 @@ pub enum Notice<'a> {
         /// That of any other bytes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         base64: Option<Cow<'a, str>>,
+        /// From where to go on with everything that the session hears; see [`crate::cursor`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cursor: Option<Cow<'a, str>>,
+    },
+    /// Messages that were accepted will not come, or may not.
+    Gap {
+        scope: GapScope,
+        /// How many, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        missing: Option<u64>,
     },
     /// A request was granted.
     Ack {
         id: Cow<'a, str>,
+        /// From where to go on, where that is offered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cursor: Option<Cow<'a, str>>,
         /// By which everybody knows what was published.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message_id: Option<Cow<'a, str>>,
@@ -56,6 +71,16 @@ pub enum Notice<'a> {
     },
 }
 
+/// Of what a session hears something is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapScope {
+    Broadcast,
+    /// Some of its topics.
+    Topics,
+    Everything,
+}
+
 /// What a client had better know before it meets a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,7 +94,29 @@ pub struct SessionLimits {
 
 impl<'a> Notice<'a> {
     pub fn ack(request: &'a RequestId, message: Option<&'a MessageId>) -> Notice<'a> {
-        Notice::Ack { id: request.as_str().into(), message_id: message.map(|id| id.as_str().into()) }
+        let message_id = message.map(|id| id.as_str().into());
+        Notice::Ack { id: request.as_str().into(), cursor: None, message_id }
+    }
+
+    /// A subscription was granted; `at` is how far everything was heard then.
+    pub fn subscribed(request: &'a RequestId, at: &Cursor) -> Notice<'a> {
+        Notice::Ack { id: request.as_str().into(), cursor: cursor(at), message_id: None }
+    }
+
+    /// What somebody who was away has not heard of a partition is not kept any more.
+    pub fn gone(partition: Partition) -> Notice<'static> {
+        // With the broadcast are those messages of topics that came by its entrance.
+        let scope = if partition == Partition::BROADCAST { GapScope::Everything } else { GapScope::Topics };
+        Notice::Gap { scope, missing: None }
+    }
+
+    pub fn gap(gap: Gap) -> Notice<'static> {
+        let scope = match gap.scope {
+            Scope::Broadcast => GapScope::Broadcast,
+            Scope::Key(_) => GapScope::Topics,
+            Scope::Everything => GapScope::Everything,
+        };
+        Notice::Gap { scope, missing: gap.missing }
     }
 
     pub fn pong(request: Option<&'a RequestId>) -> Notice<'a> {
@@ -103,7 +150,8 @@ impl<'a> From<&'a Refusal> for Notice<'a> {
 }
 
 /// Makes `text` what a message is for every session that hears it.
-pub fn encode_message(message: &Message, text: &mut Vec<u8>) {
+/// `at` is how far everything was heard with it; an empty one is not told.
+pub fn encode_message(message: &Message, at: &Cursor, text: &mut Vec<u8>) {
     let topic = match &message.target {
         Target::Topic(topic) => Some(topic.as_str().into()),
         // What is meant for one instance alone is a broadcast to who hears it.
@@ -121,8 +169,13 @@ pub fn encode_message(message: &Message, text: &mut Vec<u8>) {
         time: time(message.published_ms).into(),
         text: said,
         base64: encoded,
+        cursor: cursor(at),
     }
     .write(text);
+}
+
+fn cursor(at: &Cursor) -> Option<Cow<'static, str>> {
+    (!at.is_empty()).then(|| at.at(now_unix_ms()).to_string().into())
 }
 
 /// What lies outside the years of RFC 3339 is told as the last moment of them: a foreign publisher may claim any time.

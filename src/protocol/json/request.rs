@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::cursor::Cursor;
 use crate::message::{PayloadKind, Target};
 use crate::topic::{InvalidTopic, Pattern, Topic};
 
@@ -24,10 +25,25 @@ const EXPLANATION_CHARS_MAX: usize = 200;
 /// Something that a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    Subscribe { id: Option<RequestId>, selection: Selection },
-    Unsubscribe { id: Option<RequestId>, selection: Selection },
-    Publish { id: Option<RequestId>, target: Target, kind: PayloadKind, payload: Bytes },
-    Ping { id: Option<RequestId> },
+    /// With everything that came behind the cursor, if there is one.
+    Subscribe {
+        id: Option<RequestId>,
+        selection: Selection,
+        since: Option<Box<Cursor>>,
+    },
+    Unsubscribe {
+        id: Option<RequestId>,
+        selection: Selection,
+    },
+    Publish {
+        id: Option<RequestId>,
+        target: Target,
+        kind: PayloadKind,
+        payload: Bytes,
+    },
+    Ping {
+        id: Option<RequestId>,
+    },
 }
 
 /// What a client subscribes to, or no more. Never nothing.
@@ -71,6 +87,8 @@ pub enum ErrorCode {
     BadField = 103,
     BadTopic = 104,
     TooManyTopics = 105,
+    /// Nobody can go on where they were here.
+    NoResumption = 108,
     /// The broker does not deliver the topics so far.
     NotInForce = 200,
     /// The broker has taken nothing for too long: it was not published.
@@ -82,13 +100,14 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 10] = [
+    pub const ALL: [ErrorCode; 11] = [
         ErrorCode::NotText,
         ErrorCode::NotJson,
         ErrorCode::UnknownType,
         ErrorCode::BadField,
         ErrorCode::BadTopic,
         ErrorCode::TooManyTopics,
+        ErrorCode::NoResumption,
         ErrorCode::NotInForce,
         ErrorCode::SpoolFull,
         ErrorCode::Unconfirmed,
@@ -129,6 +148,7 @@ struct Fields<'a> {
     broadcast: Option<bool>,
     text: Option<String>,
     base64: Option<String>,
+    since: Option<Box<str>>,
 }
 
 /// What can be told of a request though something else is wrong with it.
@@ -221,16 +241,19 @@ impl Fields<'_> {
     fn into_request(self) -> Result<Request, Wrong> {
         match &*self.kind {
             "subscribe" => {
+                let since = self.since.as_deref().map(Cursor::parse).transpose();
+                let since = since.map_err(|reason| bad_field(format!("since: {reason}")))?.map(Box::new);
                 let (id, selection) = self.into_selection()?;
-                Ok(Request::Subscribe { id, selection })
+                Ok(Request::Subscribe { id, selection, since })
             }
             "unsubscribe" => {
+                self.has_none_of(&["since"])?;
                 let (id, selection) = self.into_selection()?;
                 Ok(Request::Unsubscribe { id, selection })
             }
             "publish" => self.into_publication(),
             "ping" => {
-                self.has_none_of(&["topics", "topic", "broadcast", "text", "base64"])?;
+                self.has_none_of(&["topics", "topic", "broadcast", "text", "base64", "since"])?;
                 Ok(Request::Ping { id: self.id })
             }
             unknown => {
@@ -255,7 +278,7 @@ impl Fields<'_> {
     }
 
     fn into_publication(self) -> Result<Request, Wrong> {
-        self.has_none_of(&["topics"])?;
+        self.has_none_of(&["topics", "since"])?;
         let target = match (self.topic, self.broadcast == Some(true)) {
             (None, true) => Target::Broadcast,
             (Some(name), false) => Topic::parse(&name).map(Target::Topic).map_err(|reason| bad_topic(&name, reason))?,
@@ -280,6 +303,7 @@ impl Fields<'_> {
             ("broadcast", self.broadcast.is_some()),
             ("text", self.text.is_some()),
             ("base64", self.base64.is_some()),
+            ("since", self.since.is_some()),
         ];
         match given.iter().find(|(name, is_given)| *is_given && names.contains(name)) {
             Some((name, _)) => Err(bad_field(format!("{} has no field {name}", self.kind))),

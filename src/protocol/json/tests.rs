@@ -6,7 +6,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::notice::GapScope;
 use super::*;
+use crate::cursor::Cursor;
 use crate::message::{Message, MessageId, PayloadKind, Target};
 use crate::topic::{Pattern, Topic};
 
@@ -35,11 +37,11 @@ fn requests_mean_what_they_say() {
         (json!({"id": "", "type": "ping"}), Request::Ping { id: id("") }),
         (
             json!({"type": "subscribe", "id": "1", "topics": ["b", "/a/*", "a.*"]}),
-            Request::Subscribe { id: id("1"), selection: selection(&["a.*", "b"], false) },
+            Request::Subscribe { id: id("1"), selection: selection(&["a.*", "b"], false), since: None },
         ),
         (
             json!({"type": "subscribe", "topics": [], "broadcast": true}),
-            Request::Subscribe { id: None, selection: selection(&[], true) },
+            Request::Subscribe { id: None, selection: selection(&[], true), since: None },
         ),
         (
             json!({"type": "unsubscribe", "id": "2", "topics": ["#"], "broadcast": false}),
@@ -142,12 +144,12 @@ fn what_a_request_may_have_is_limited() {
 fn codes_have_numbers_of_their_own() {
     let mut numbers = ErrorCode::ALL.map(ErrorCode::number).to_vec();
     numbers.dedup();
-    assert_eq!(numbers, [100, 101, 102, 103, 104, 105, 200, 201, 202, 203]);
+    assert_eq!(numbers, [100, 101, 102, 103, 104, 105, 108, 200, 201, 202, 203]);
 }
 
 fn told(message: &Message) -> Value {
     let mut text = b"what was there before".to_vec();
-    encode_message(message, &mut text);
+    encode_message(message, &Cursor::default(), &mut text);
     serde_json::from_slice(&text).unwrap()
 }
 
@@ -233,7 +235,8 @@ proptest! {
         };
         for notice in [
             Notice::Welcome { protocol: text(), session: text(), instance: text(), limits },
-            Notice::Ack { id: text(), message_id: id() },
+            Notice::Ack { id: text(), cursor: id(), message_id: id() },
+            Notice::Gap { scope: GapScope::Topics, missing: None },
             Notice::Pong { id: id() },
             Notice::Error { id: id(), code, message: text() },
         ] {

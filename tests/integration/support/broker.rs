@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use warren::config::{BrokerChoice, Config};
 
 /// The exchanges of one test, under a prefix of its own so that all tests run side by side. Its drop removes them.
+#[derive(Clone)]
 pub struct Cluster {
     pub url: String,
     pub prefix: String,

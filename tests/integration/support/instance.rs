@@ -130,6 +130,11 @@ impl Carrier {
         }
     }
 
+    /// Whether clients can go on where they were.
+    pub fn resumes(&self) -> bool {
+        !matches!(self, Carrier::RabbitMq(_, Delivery::Queue))
+    }
+
     pub async fn instances(&self, count: usize) -> Vec<Instance> {
         futures_util::future::join_all((0..count).map(|_| self.instance())).await
     }

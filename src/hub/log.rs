@@ -1,0 +1,243 @@
+//! What was handed out lately, for those who were away: messages with their places, and what of each partition is whole.
+//!
+//! One task owns it (see [`Feed`](super::feed::Feed)), so nothing is locked. Full segments are shared with those who read
+//! them, outside of that task, and never copied.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::wish::Wish;
+use crate::cursor::Cursor;
+use crate::message::Message;
+use crate::place::{Partition, Place, Position, Reading};
+
+/// Messages of a segment.
+const SEGMENT_MESSAGES: usize = 256;
+
+/// Entries of a partition whose checks are known. Beacons are entries, too, and take no other memory here.
+const CHECKS_MAX: usize = 65_536;
+
+/// What an entry takes beside its payload, about: itself, its id, its topic, and what the allocator adds.
+const OVERHEAD_BYTES: usize = 256;
+
+/// Offsets that may be missing between two entries that follow each other: RabbitMQ leaves some out, and what was
+/// withdrawn leaves one empty.
+const SKIPS_MAX: u64 = 100;
+
+/// A message that was handed out, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub message: Message,
+    pub place: Place,
+}
+
+impl Record {
+    /// Whether it may have come behind what a client has. Of what was handed out while something was held back, a client
+    /// cannot say how much of it it had.
+    pub fn is_behind(&self, cursor: &Cursor) -> bool {
+        let Some(had) = cursor.position(self.place.partition) else { return false };
+        let reached = self.place.reached.map_or(0, |reached| reached.offset);
+        reached.max(self.place.offset) > had.offset
+    }
+}
+
+/// Segments of the log, and which records they are.
+#[derive(Clone, Debug, Default)]
+pub struct Excerpt {
+    segments: Vec<Arc<[Record]>>,
+    /// The number of the first.
+    first: u64,
+    /// By partition: the number of the record from which on it is one line.
+    since: [u64; Partition::COUNT],
+}
+
+impl Excerpt {
+    /// What someone wished for that may have come behind a cursor.
+    pub fn wished<'a>(&'a self, wish: &'a Wish, cursor: Cursor) -> impl Iterator<Item = &'a Record> {
+        let records = self.segments.iter().flat_map(|segment| segment.iter());
+        let records = (self.first..).zip(records).filter(|(number, record)| {
+            *number >= self.since[record.place.partition.index()] && wish.includes(&record.message.target)
+        });
+        records.map(|(_, record)| record).filter(move |record| record.is_behind(&cursor))
+    }
+
+    /// The number of the record that comes next.
+    pub fn end(&self) -> u64 {
+        self.first + self.segments.iter().map(|segment| segment.len() as u64).sum::<u64>()
+    }
+}
+
+/// What the log knows of what came behind a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// All of it.
+    Whole,
+    /// It was handed out before the log begins.
+    Older,
+    /// It has not been read here yet.
+    Ahead,
+    /// Another entry stands there: it is of a partition that was since deleted.
+    Foreign,
+}
+
+pub struct Log {
+    bytes_max: usize,
+    closed: VecDeque<Arc<[Record]>>,
+    open: Vec<Record>,
+    /// The number of the first record that is still there.
+    first: u64,
+    bytes: usize,
+    /// By partition.
+    kept: Vec<Kept>,
+}
+
+/// What is whole of a partition.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The offset of the first of `checks`.
+    first: u64,
+    /// Of each offset from there on.
+    checks: VecDeque<u16>,
+    /// Everything behind this offset is in the log.
+    whole_behind: u64,
+    /// The number of the record from which on that is so.
+    since: u64,
+}
+
+impl Log {
+    /// Keeps messages in so much memory; with none it keeps nothing.
+    pub fn new(bytes_max: usize) -> Log {
+        let kept = Partition::all().map(|_| Kept::default()).collect();
+        Log { bytes_max, closed: VecDeque::new(), open: Vec::new(), first: 0, bytes: 0, kept }
+    }
+
+    /// Whether anything is kept.
+    pub fn is_kept(&self) -> bool {
+        self.bytes_max > 0
+    }
+
+    pub fn record(&mut self, message: &Message, place: Place) {
+        if self.bytes_max == 0 {
+            return;
+        }
+        self.bytes += cost(message);
+        self.open.push(Record { message: message.clone(), place });
+        if self.open.len() >= SEGMENT_MESSAGES {
+            self.close_open();
+        }
+        while self.bytes > self.bytes_max {
+            self.drop_oldest();
+        }
+    }
+
+    /// What comes next of a partition does not go on from what came before. To be called before [`Log::record`] for it.
+    pub fn begin(&mut self, reading: &Reading) {
+        if let Some(first) = reading.entries.first() {
+            let (first, since) = (first.offset, self.end());
+            self.kept[reading.partition.index()] = Kept { first, checks: VecDeque::new(), whole_behind: first, since };
+        }
+    }
+
+    /// Notes what was read. To be called behind [`Log::record`] for what was in it.
+    pub fn note(&mut self, reading: &Reading) {
+        if self.bytes_max > 0 {
+            let kept = &mut self.kept[reading.partition.index()];
+            reading.entries.iter().for_each(|entry| kept.push(*entry));
+        }
+    }
+
+    /// The number of the record that comes next.
+    fn end(&self) -> u64 {
+        self.first + self.closed.iter().map(|segment| segment.len() as u64).sum::<u64>() + self.open.len() as u64
+    }
+
+    /// What is known of what came behind a position.
+    pub fn knows(&self, partition: Partition, position: Position) -> Known {
+        let kept = &self.kept[partition.index()];
+        let Some(index) = position.offset.checked_sub(kept.first) else { return Known::Older };
+        match kept.checks.get(index as usize) {
+            None => Known::Ahead,
+            Some(_) if position.offset < kept.whole_behind => Known::Older,
+            Some(check) if *check == position.check => Known::Whole,
+            Some(_) => Known::Foreign,
+        }
+    }
+
+    /// The position behind which all that is known of a partition came.
+    pub fn oldest(&self, partition: Partition) -> Option<Position> {
+        let kept = &self.kept[partition.index()];
+        let offset = kept.whole_behind.max(kept.first);
+        let check = *kept.checks.get((offset - kept.first) as usize)?;
+        Some(Position { offset, check })
+    }
+
+    /// All records from a number on; `None` if some of them are gone.
+    pub fn from(&mut self, number: u64) -> Option<Excerpt> {
+        let mut skipped = number.checked_sub(self.first)? as usize;
+        self.close_open();
+        let since = std::array::from_fn(|index| self.kept[index].since);
+        let mut excerpt = Excerpt { segments: Vec::new(), first: number, since };
+        for segment in &self.closed {
+            if skipped == 0 {
+                excerpt.segments.push(segment.clone());
+            } else if skipped < segment.len() {
+                excerpt.segments.push(segment[skipped..].into());
+                skipped = 0;
+            } else {
+                skipped -= segment.len();
+            }
+        }
+        Some(excerpt)
+    }
+
+    /// All records.
+    pub fn all(&mut self) -> Excerpt {
+        self.from(self.first).unwrap_or_default()
+    }
+
+    fn close_open(&mut self) {
+        if !self.open.is_empty() {
+            self.closed.push_back(std::mem::take(&mut self.open).into());
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if self.closed.is_empty() {
+            self.close_open();
+        }
+        let Some(oldest) = self.closed.pop_front() else { return };
+        self.first += oldest.len() as u64;
+        for Record { message, place } in oldest.iter() {
+            self.bytes -= cost(message);
+            let reached = place.reached.map_or(0, |reached| reached.offset);
+            let kept = &mut self.kept[place.partition.index()];
+            kept.whole_behind = kept.whole_behind.max(place.offset.max(reached));
+        }
+    }
+}
+
+impl Kept {
+    fn push(&mut self, entry: Position) {
+        let next = self.first + self.checks.len() as u64;
+        match entry.offset.checked_sub(next) {
+            None => return,
+            Some(skipped) if skipped <= SKIPS_MAX => {
+                self.checks.extend((0..skipped).map(|_| 0));
+            }
+            // Whoever reads would have said that it begins anew; nothing before is whole, to be on the safe side.
+            Some(_) => {
+                self.checks.clear();
+                (self.first, self.whole_behind) = (entry.offset, entry.offset);
+            }
+        }
+        self.checks.push_back(entry.check);
+        while self.checks.len() > CHECKS_MAX {
+            self.checks.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+fn cost(message: &Message) -> usize {
+    message.payload.len() + OVERHEAD_BYTES
+}

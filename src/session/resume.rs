@@ -1,0 +1,183 @@
+//! Going on where a client was, on whichever instance: what came behind its cursor, and then what comes.
+//!
+//! What lies further back than the log of this instance is read from where the broker keeps it; what is in the log, from
+//! there; what has come meanwhile is given on the way in. Each time the client's own cursor moves along, so that it can
+//! break off anywhere, and go on there. What is gone is told.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::Session;
+use crate::close::CloseReason;
+use crate::cursor::Cursor;
+use crate::hub::{Behind, Expected, Gone, Known, Last, Look, Membership, Record, Wish, encode};
+use crate::message::now_unix_ms;
+use crate::place::{Partition, Position};
+use crate::protocol::json::Notice;
+
+/// Bytes that wait for a client, past which nothing more of the past is read for it.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
+
+/// Time for this instance to read what the client has heard elsewhere already, and for each answer of the broker.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why nobody can go on now. What was given until then was right, and so is the client's cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNow {
+    #[error("the broker does not give what came meanwhile: try again")]
+    Unread,
+    #[error("the session ends")]
+    Over,
+}
+
+impl Session {
+    /// Gives the client what it wishes for and came behind `since`, then `last`, and lets it hear what comes.
+    pub(super) async fn go_on(
+        &self,
+        membership: &mut Membership,
+        wish: Wish,
+        mut expected: Expected,
+        since: Option<Cursor>,
+        last: Last,
+    ) -> Result<(), NotNow> {
+        let (mut behind, mut last, began) = (None, last, Instant::now());
+        loop {
+            if let Some(cursor) = behind.map(|behind: Behind| behind.cursor).or(since) {
+                behind = Some(self.catch_up(membership, &wish, cursor, began).await?);
+            }
+            match membership.enter(wish.clone(), expected, behind, last).await {
+                Ok(()) => return Ok(()),
+                Err(gone) => Gone { expected, last } = gone,
+            }
+        }
+    }
+
+    /// Gives the client what it wishes for and came behind `cursor`, up to about now.
+    async fn catch_up(
+        &self,
+        membership: &Membership,
+        wish: &Wish,
+        mut cursor: Cursor,
+        began: Instant,
+    ) -> Result<Behind, NotNow> {
+        loop {
+            let look = membership.look(cursor).await.ok_or(NotNow::Over)?;
+            let mut is_ready = true;
+            for partition in wish.partitions() {
+                is_ready &= self.reach_log(&look, partition, wish, &mut cursor, began).await?;
+            }
+            if !is_ready {
+                continue;
+            }
+            for record in look.excerpt.wished(wish, cursor) {
+                self.give(record, &mut cursor).await?;
+            }
+            for partition in wish.partitions() {
+                if let Some(position) = look.at.position(partition) {
+                    cursor.set(partition, position);
+                }
+            }
+            return Ok(Behind { number: look.excerpt.end(), cursor });
+        }
+    }
+
+    /// Sees to it that what came behind the cursor in a partition is in the log. False if it is to be looked again.
+    async fn reach_log(
+        &self,
+        look: &Look,
+        partition: Partition,
+        wish: &Wish,
+        cursor: &mut Cursor,
+        began: Instant,
+    ) -> Result<bool, NotNow> {
+        let Some(position) = cursor.position(partition) else {
+            // The client has not listened there: it begins now.
+            if let Some(now) = look.at.position(partition) {
+                cursor.set(partition, now);
+            }
+            return Ok(look.at.position(partition).is_none());
+        };
+        match look.known(partition) {
+            Some(Known::Whole) => return Ok(true),
+            Some(Known::Ahead) if began.elapsed() < PATIENCE => {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                return if self.is_over() { Err(NotNow::Over) } else { Ok(false) };
+            }
+            Some(Known::Older) if self.read_back(partition, position, wish, cursor, look).await? => return Ok(false),
+            Some(Known::Older | Known::Ahead | Known::Foreign) | None => {}
+        }
+        self.tell_gap(partition)?;
+        if let Some(oldest) = look.oldest(partition) {
+            cursor.set(partition, oldest);
+        }
+        Ok(false)
+    }
+
+    /// Gives the client what the broker keeps of a partition, up to where the log begins. False if it keeps nothing.
+    async fn read_back(
+        &self,
+        partition: Partition,
+        position: Position,
+        wish: &Wish,
+        cursor: &mut Cursor,
+        look: &Look,
+    ) -> Result<bool, NotNow> {
+        let age = cursor.age(now_unix_ms() / 1000);
+        let reading = timeout(PATIENCE, self.sessions.broker().read_back(partition, position, age)).await;
+        let Some(mut kept) = reading.map_err(|_| NotNow::Unread)? else { return Ok(false) };
+        let target = look.at.position(partition).map_or(0, |position| position.offset);
+        while cursor.position(partition).is_some_and(|position| position.offset < target) {
+            let delivered = timeout(PATIENCE, kept.recv()).await;
+            let delivered = delivered.ok().flatten().ok_or(NotNow::Unread)?;
+            if !delivered.gaps.is_empty() {
+                self.tell_gap(partition)?;
+            }
+            for (message, place) in delivered.messages {
+                let Some(place) = place else { continue };
+                let record = Record { message, place };
+                if record.is_behind(cursor) && wish.includes(&record.message.target) {
+                    self.give(&record, cursor).await?;
+                }
+            }
+            for reached in delivered.readings.iter().filter_map(|reading| reading.reached) {
+                if cursor.position(partition).is_none_or(|position| position.offset < reached.offset) {
+                    cursor.set(partition, reached);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends one message of the past, and waits until there is room for more.
+    async fn give(&self, record: &Record, cursor: &mut Cursor) -> Result<(), NotNow> {
+        self.outbox.replay(&[encode(record, self.format, cursor)]);
+        if self.outbox.waiting_bytes() < WAITING_BYTES_MAX {
+            return Ok(());
+        }
+        // The session's task, which this is a part of, is woken when the client has read some.
+        poll_fn(|_| {
+            let has_room = self.outbox.waiting_bytes() < WAITING_BYTES_MAX || self.has_ended();
+            if has_room { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        // Nothing else is read of it meanwhile, not even its pongs; but it reads.
+        self.heard();
+        if self.is_over() { Err(NotNow::Over) } else { Ok(()) }
+    }
+
+    /// What the client has not heard of a partition is gone. A plain session cannot be told, and ends.
+    fn tell_gap(&self, partition: Partition) -> Result<(), NotNow> {
+        if !self.format.is_json() {
+            self.close(CloseReason::Gone);
+            return Err(NotNow::Over);
+        }
+        self.tell(&Notice::gone(partition));
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! Who was away goes on where it was, on whichever instance: nothing is missing, nothing comes twice, and what is gone is
+//! told.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use warren::broker::Delivery;
+use warren::config::Config;
+
+use crate::contract::contract;
+use crate::support::broker::{Alien, Cluster, PrivateNode};
+use crate::support::instance::{Carrier, Instance, config};
+use crate::support::json::JsonClient;
+
+contract! {
+    who_was_away_goes_on_where_it_was
+    what_was_acknowledged_is_a_place_to_go_on_from
+    whoever_breaks_off_again_and_again_hears_everything_once
+    what_is_no_cursor_is_refused
+}
+
+/// Subscribes to these from behind `cursor`; the answer has the next one.
+async fn go_on(client: &mut JsonClient, wish: &Value, cursor: &Value) -> Value {
+    let mut request = wish.clone();
+    (request["type"], request["since"]) = (json!("subscribe"), cursor.clone());
+    client.granted(request).await["cursor"].clone()
+}
+
+/// The texts that come next, and the cursor of the last.
+async fn hears(client: &mut JsonClient, texts: &[&str]) -> Value {
+    let mut cursor = Value::Null;
+    for text in texts {
+        let message = client.message().await;
+        assert_eq!(message["text"], json!(text), "{message}");
+        cursor = message["cursor"].clone();
+    }
+    cursor
+}
+
+fn wish() -> Value {
+    json!({"topics": ["orders.eu", "prices.*"], "broadcast": true})
+}
+
+async fn who_was_away_goes_on_where_it_was(carrier: Carrier) {
+    let instances = carrier.instances(2).await;
+    let mut speaker = instances[0].converse().await;
+    let mut away = instances[0].converse().await;
+    // Whoever stays keeps the topics coming to the second instance.
+    let mut stays = instances[1].converse().await;
+    for client in [&mut away, &mut stays] {
+        let mut request = wish();
+        request["type"] = json!("subscribe");
+        client.granted(request).await;
+    }
+    speaker.publish("orders.eu", "1").await;
+    speaker.publish("prices.gold", "2").await;
+    let cursor = {
+        // Different topics may come in another order.
+        let mut cursor = Value::Null;
+        for _ in 0..2 {
+            cursor = away.message().await["cursor"].clone();
+        }
+        cursor
+    };
+    assert_eq!(cursor.is_string(), carrier.resumes());
+    drop(away);
+    speaker.publish("orders.eu", "3").await;
+    speaker.publish("orders.us", "not for it").await;
+    speaker.publish("orders.eu", "4").await;
+    speaker.broadcast("5").await;
+    let mut back = instances[1].converse().await;
+    if !carrier.resumes() {
+        let mut request = wish();
+        (request["type"], request["since"]) = (json!("subscribe"), json!("AYCAgIAGAA"));
+        let explanation = back.refused(request, 108).await;
+        return assert!(explanation.contains("--delivery queue"), "{explanation}");
+    }
+    go_on(&mut back, &wish(), &cursor).await;
+    let mut heard = Vec::new();
+    let mut at = Value::Null;
+    for _ in 0..3 {
+        let message = back.message().await;
+        heard.push(message["text"].as_str().expect("a text").to_owned());
+        at = message["cursor"].clone();
+    }
+    heard.sort_unstable();
+    assert_eq!(heard, ["3", "4", "5"]);
+    back.heard_nothing_else().await;
+    speaker.publish("orders.eu", "6").await;
+    hears(&mut back, &["6"]).await;
+    let mut third = instances[0].converse().await;
+    go_on(&mut third, &wish(), &at).await;
+    hears(&mut third, &["6"]).await;
+    third.heard_nothing_else().await;
+}
+
+async fn what_was_acknowledged_is_a_place_to_go_on_from(carrier: Carrier) {
+    if !carrier.resumes() {
+        let ack = carrier.instance().await.converse().await;
+        return assert!(ack.welcome.get("cursor").is_none());
+    }
+    let instances = carrier.instances(2).await;
+    let mut speaker = instances[0].converse().await;
+    speaker.publish("a", "before").await;
+    let mut away = instances[1].converse().await;
+    let ack = away.granted(json!({"type": "subscribe", "topics": ["a"]})).await;
+    drop(away);
+    speaker.publish("a", "1").await;
+    speaker.publish("a", "2").await;
+    for instance in &instances {
+        let mut back = instance.converse().await;
+        go_on(&mut back, &json!({"topics": ["a"]}), &ack["cursor"]).await;
+        hears(&mut back, &["1", "2"]).await;
+        back.heard_nothing_else().await;
+    }
+}
+
+/// Three topics of three partitions and the broadcast, each counted by itself.
+const LINES: [Option<&str>; 4] = [Some("a"), Some("b.c"), Some("d"), None];
+const EACH: usize = 150;
+
+async fn talk(instance: &Instance) {
+    let mut speaker = instance.converse().await;
+    for number in 0..EACH {
+        for topic in LINES {
+            match topic {
+                Some(topic) => speaker.publish(topic, &number.to_string()).await,
+                None => speaker.broadcast(&number.to_string()).await,
+            };
+        }
+    }
+}
+
+async fn whoever_breaks_off_again_and_again_hears_everything_once(carrier: Carrier) {
+    if !carrier.resumes() {
+        return;
+    }
+    let instances = carrier.instances(2).await;
+    let wish = json!({"topics": ["a", "b.*", "#.d"], "broadcast": true});
+    let mut client = instances[0].converse().await;
+    let mut request = wish.clone();
+    request["type"] = json!("subscribe");
+    let mut cursor = client.granted(request).await["cursor"].clone();
+    let speaking = async { tokio::join!(talk(&instances[0]), talk(&instances[1])) };
+    let listening = async {
+        let mut heard = LINES.map(|_| Vec::new());
+        let mut round = 0;
+        while heard.iter().map(Vec::len).sum::<usize>() < 2 * EACH * LINES.len() {
+            for _ in 0..1 + round % 7 {
+                let message = client.message().await;
+                cursor = message["cursor"].clone();
+                let line = LINES.iter().position(|topic| *topic == message["topic"].as_str()).expect("one of them");
+                heard[line].push(message["text"].as_str().expect("a number").parse::<usize>().expect("a number"));
+                if heard.iter().map(Vec::len).sum::<usize>() == 2 * EACH * LINES.len() {
+                    break;
+                }
+            }
+            round += 1;
+            client = instances[round % 2].converse().await;
+            go_on(&mut client, &wish, &cursor).await;
+        }
+        heard
+    };
+    let (_, heard) = tokio::join!(speaking, listening);
+    for (line, numbers) in LINES.iter().zip(heard) {
+        // Two speakers, each in its order: each number comes twice in all.
+        let mut sorted = numbers.clone();
+        sorted.sort_unstable();
+        let expected: Vec<usize> = (0..EACH).flat_map(|number| [number, number]).collect();
+        assert_eq!(sorted, expected, "{line:?}");
+    }
+    client.heard_nothing_else().await;
+}
+
+async fn what_is_no_cursor_is_refused(carrier: Carrier) {
+    let instance = carrier.instance().await;
+    let mut client = instance.converse().await;
+    for since in [json!("nonsense!"), json!(""), json!(7)] {
+        client.refused(json!({"type": "subscribe", "topics": ["a"], "since": since}), 103).await;
+    }
+    client.refused(json!({"type": "unsubscribe", "topics": ["a"], "since": "AYCAgIAGAA"}), 103).await;
+    client.subscribe(&["a"]).await;
+}
+
+// --- what is not in memory any more -----------------------------------------------------------------------------------
+
+/// So little that hardly a message stays.
+fn forgetful() -> Config {
+    Config { resume_bytes_max: 1000, ..config() }
+}
+
+async fn cursor_of_an_absence(instances: &[Instance], texts: &[&str]) -> Value {
+    let mut speaker = instances[0].converse().await;
+    let mut away = instances[0].converse().await;
+    let ack = away.granted(json!({"type": "subscribe", "topics": ["a.*"], "broadcast": true})).await;
+    drop(away);
+    for text in texts {
+        speaker.publish("a.b", text).await;
+    }
+    ack["cursor"].clone()
+}
+
+const TEN: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_memory_has_no_more_is_told() {
+    let instance = Instance::start(forgetful()).await;
+    let instances = [instance];
+    let cursor = cursor_of_an_absence(&instances, &TEN).await;
+    let mut back = instances[0].converse().await;
+    let id = back.request(json!({"type": "subscribe", "topics": ["a.*"], "since": cursor})).await;
+    assert_eq!(back.notice().await, json!({"type": "gap", "scope": "everything"}));
+    assert_eq!(back.notice().await["id"], json!(id));
+    // What is left comes all the same.
+    let first: usize = back.message().await["text"].as_str().and_then(|text| text.parse().ok()).expect("a number");
+    hears(&mut back, &TEN[first + 1..]).await;
+    back.heard_nothing_else().await;
+    assert!((1..10).contains(&first), "{first}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_memory_has_no_more_is_read_from_the_stream() {
+    let cluster = Cluster::shared();
+    let carrier = Carrier::RabbitMq(cluster.clone(), Delivery::Stream);
+    let instances = [carrier.instance_with(forgetful()).await, carrier.instance_with(forgetful()).await];
+    let cursor = cursor_of_an_absence(&instances, &TEN).await;
+    // What came by the broadcast's entrance is with the broadcast.
+    let alien = Alien::connect(&cluster.url).await;
+    for _ in 0..10 {
+        alien.publish(&cluster.broadcast(), "a.c", b"by the other entrance", Default::default()).await;
+    }
+    for instance in &instances {
+        let mut back = instance.converse().await;
+        go_on(&mut back, &json!({"topics": ["a.*"]}), &cursor).await;
+        let mut heard = Vec::new();
+        for _ in 0..20 {
+            heard.push(back.message().await["text"].as_str().expect("a text").to_owned());
+        }
+        let (others, own): (Vec<_>, Vec<_>) = heard.into_iter().partition(|text| text.starts_with("by"));
+        assert_eq!((own, others.len()), (TEN.map(str::to_owned).to_vec(), 10));
+        back.heard_nothing_else().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_of_another_cluster_is_a_gap() {
+    let elsewhere = Carrier::RabbitMq(Cluster::shared(), Delivery::Stream).instance().await;
+    let here = Carrier::RabbitMq(Cluster::shared(), Delivery::Stream).instance().await;
+    let cursor = cursor_of_an_absence(&[elsewhere], &[]).await;
+    let mut back = here.converse().await;
+    let id = back.request(json!({"type": "subscribe", "broadcast": true, "since": cursor})).await;
+    assert_eq!(back.notice().await["type"], "gap");
+    assert_eq!(back.notice().await["id"], json!(id));
+    back.broadcast("afterwards").await;
+    let last = async {
+        loop {
+            if back.message().await["text"] == "afterwards" {
+                break;
+            }
+        }
+    };
+    last.await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_while_the_broker_was_killed_misses_nothing() {
+    let node = PrivateNode::start("resume").await;
+    let cluster = Cluster::at(node.url.clone());
+    let carrier = Carrier::RabbitMq(cluster, Delivery::Stream);
+    let instances = carrier.instances(2).await;
+    // RabbitMQ 3.10.8 needs a moment to remember its first streams.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut speaker = instances[0].converse().await;
+    let mut away = instances[0].converse().await;
+    let ack = away.granted(json!({"type": "subscribe", "topics": ["a"]})).await;
+    speaker.publish("a", "before").await;
+    drop(away);
+    node.kill().await;
+    instances[0].unready().await;
+    let pending = speaker.request(json!({"type": "publish", "topic": "a", "text": "while it was away"})).await;
+    node.restart().await;
+    let mut answer = speaker.notice().await;
+    while answer["type"] == "gap" {
+        answer = speaker.notice().await;
+    }
+    assert_eq!((&answer["type"], &answer["id"]), (&json!("ack"), &json!(pending)));
+    speaker.publish("a", "after").await;
+    instances[1].ready().await;
+    let mut back = instances[1].converse().await;
+    go_on(&mut back, &json!({"topics": ["a"]}), &ack["cursor"]).await;
+    hears(&mut back, &["before", "while it was away", "after"]).await;
+    back.heard_nothing_else().await;
+}
