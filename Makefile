@@ -2,13 +2,13 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run cluster stop test fuzz bench chaos check clean
+.PHONY: help run cluster stop test fuzz bench bench-topics chaos check clean
 
 # Every script of the repository starts with this line.
-SCRIPTS := $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts .ci)
+SCRIPTS := $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts tests/python .ci)
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## one instance on port 8080, without a broker (ARGS="--port 9000" for other options)
 	cargo run --release --locked -- serve $(ARGS)
@@ -28,6 +28,10 @@ fuzz: ## random input for every parser, 60 s each (ARGS=600 for other seconds; F
 bench: ## the table of docs/benchmarks.md, measured here: Warren beside this machine's floor (about 15 minutes)
 	cargo build --release --locked
 	@scripts/bench $(ARGS)
+
+bench-topics: ## a million subscriptions on two instances, beside the broadcast (ARGS="--topics 1000" for less; about 3 minutes)
+	cargo build --release --locked
+	@scripts/bench topics $(ARGS)
 
 chaos: ## break a cluster on purpose and count what is lost (ARGS="--seed 7 --delivery stream"), see docs/chaos.md
 	cargo build --release --locked

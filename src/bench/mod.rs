@@ -7,6 +7,7 @@
 //! `docs/benchmarks.md` tells how to use it and what each number means.
 
 mod check;
+pub(crate) mod client;
 pub(crate) mod interrupt;
 pub(crate) mod load;
 pub(crate) mod marker;
@@ -19,6 +20,7 @@ pub(crate) mod report;
 pub(crate) mod server;
 mod suite;
 pub(crate) mod target;
+mod topics;
 pub(crate) mod wire;
 
 use std::process::ExitCode;
@@ -47,6 +49,14 @@ pub fn run(task: Task) -> anyhow::Result<ExitCode> {
             print!("{}", report::text(&report));
             report.write(&options)?;
             Ok(if report.faults().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Task::Topics(options) => {
+            options.json.as_deref().map_or(Ok(()), report::check)?;
+            check_open_files(options.sessions)?;
+            let table = topics::run(&options, &Interrupt::listen()?)?;
+            print!("{}", table.markdown());
+            options.json.as_deref().map_or(Ok(()), |path| report::write(path, &format!("{:#}\n", table.json())))?;
+            Ok(ExitCode::SUCCESS)
         }
         Task::Suite(options) => {
             report::check_files(&options)?;

@@ -10,18 +10,21 @@ use super::measure::SETTLE;
 use super::payload::Content;
 use super::server::{Kind, Own, floor};
 use super::target::Target;
+use super::topics;
 use crate::config::BrokerUri;
 
 /// The longest phase that may be asked for.
 const PHASE_SECONDS_MAX: f64 = 86_400.0;
 
 /// What the suite decides by itself, for each of its rows.
-const NOT_WITH_SUITE: [&str; 20] = [
+const NOT_WITH_SUITE: [&str; 22] = [
     "url",
     "pid",
     "compare",
     "compare-pid",
     "instances",
+    "served",
+    "path",
     "worker-threads",
     "coalesce-ms",
     "floor",
@@ -46,6 +49,8 @@ pub enum Task {
     Measure(Box<Options>),
     /// Measure everything that the documentation shows.
     Suite(Box<Options>),
+    /// Measure many topics, beside the broadcast.
+    Topics(Box<topics::Options>),
     /// Be the floor for a measurement, with so many frames in each write.
     Floor { frames: usize },
 }
@@ -106,7 +111,7 @@ impl Work {
 /// Arguments that contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Conflict(String);
+pub struct Conflict(pub(super) String);
 
 /// Adds the arguments to clap's command.
 pub fn declare(command: clap::Command) -> clap::Command {
@@ -121,6 +126,7 @@ pub fn declare(command: clap::Command) -> clap::Command {
         .subcommand(
             clap::Command::new(floor::COMMAND).hide(true).arg(Arg::new("frames").value_parser(value_parser!(usize))),
         )
+        .subcommand(topics::declare(clap::Command::new(topics::COMMAND)))
         .args(work_arguments().map(|argument| argument.help_heading("Work")))
         .args(server_arguments().map(|argument| argument.help_heading("Servers")))
         .args(report_arguments().map(|argument| argument.help_heading("Report")))
@@ -158,7 +164,7 @@ fn work_arguments() -> [Arg; 12] {
     ]
 }
 
-fn server_arguments() -> [Arg; 12] {
+fn server_arguments() -> [Arg; 14] {
     let target = |text: &str| text.parse::<Target>();
     [
         Arg::new("url")
@@ -179,6 +185,17 @@ fn server_arguments() -> [Arg; 12] {
             .value_parser(|text: &str| text.parse::<BrokerUri>())
             .help("RabbitMQ for the Warren that is started [default: its in-process broker]"),
         number("instances", "N", "1").conflicts_with("url").help("Instances to start; more than one need --broker"),
+        number("served", "N", "0").conflicts_with("url").help("Instances among them that have sessions; 0 means all"),
+        Arg::new("path")
+            .long("path")
+            .value_name("PATH")
+            .default_value("/message")
+            .value_parser(|text: &str| match text.starts_with('/') {
+                true => Ok(text.to_owned()),
+                false => Err("a path begins with a slash"),
+            })
+            .conflicts_with("url")
+            .help("Where sessions are opened on the Warren that is started, such as /message/a.topic"),
         number("worker-threads", "N", "0").conflicts_with("url").help("Their threads; 0 means one per core"),
         number("coalesce-ms", "MS", "0").conflicts_with("url").help("How long their messages wait for others"),
         Arg::new("serve")
@@ -246,11 +263,11 @@ fn content(text: &str) -> Result<Content, String> {
     }
 }
 
-fn number(name: &'static str, unit: &'static str, default: &'static str) -> Arg {
+pub(super) fn number(name: &'static str, unit: &'static str, default: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(unit).default_value(default).value_parser(value_parser!(u32))
 }
 
-fn seconds(name: &'static str, default: &'static str) -> Arg {
+pub(super) fn seconds(name: &'static str, default: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("SECONDS").default_value(default).value_parser(phase)
 }
 
@@ -264,7 +281,7 @@ fn phase(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds from 0 to {PHASE_SECONDS_MAX}"))
 }
 
-fn measured_phase(text: &str) -> Result<Duration, String> {
+pub(super) fn measured_phase(text: &str) -> Result<Duration, String> {
     phase(text).and_then(|duration| match duration.is_zero() {
         true => Err("nothing is measured in no time".to_owned()),
         false => Ok(duration),
@@ -275,6 +292,9 @@ fn measured_phase(text: &str) -> Result<Duration, String> {
 pub fn read(matches: &ArgMatches) -> Result<Task, Conflict> {
     if let Some((floor::COMMAND, matches)) = matches.subcommand() {
         return Ok(Task::Floor { frames: matches.get_one("frames").copied().unwrap_or(1) });
+    }
+    if let Some((topics::COMMAND, matches)) = matches.subcommand() {
+        return topics::read(matches).map(|options| Task::Topics(Box::new(options)));
     }
     let options = Box::new(options(matches)?);
     Ok(if matches.get_flag("suite") { Task::Suite(options) } else { Task::Measure(options) })
@@ -341,16 +361,26 @@ fn warren(matches: &ArgMatches) -> Result<Kind, Conflict> {
     if instances > 1 && broker.is_none() {
         return Err(Conflict(format!("--instances {instances}: without --broker they would not hear each other")));
     }
-    let coalesce_ms = matches.get_one("coalesce-ms").copied().unwrap_or(0);
-    let worker_threads = count(matches, "worker-threads");
-    Ok(Kind::Warren(Own { broker, instances, worker_threads, coalesce_ms, arguments: all(matches, "serve") }))
+    let served = count(matches, "served");
+    if served > instances {
+        return Err(Conflict(format!("--served {served}: there are only {instances} instances")));
+    }
+    Ok(Kind::Warren(Own {
+        broker,
+        instances,
+        served,
+        path: matches.get_one("path").cloned().unwrap_or_default(),
+        worker_threads: count(matches, "worker-threads"),
+        coalesce_ms: matches.get_one("coalesce-ms").copied().unwrap_or(0),
+        arguments: all(matches, "serve"),
+    }))
 }
 
 fn count(matches: &ArgMatches, name: &str) -> usize {
     matches.get_one::<u32>(name).map_or(0, |number| *number as usize)
 }
 
-fn at_least(matches: &ArgMatches, name: &str, least: usize) -> Result<usize, Conflict> {
+pub(super) fn at_least(matches: &ArgMatches, name: &str, least: usize) -> Result<usize, Conflict> {
     let number = count(matches, name);
     if number < least {
         return Err(Conflict(format!("--{name} {number}: expected at least {least}")));
@@ -372,111 +402,4 @@ fn all<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str) -> Ve
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Task, String> {
-        let command = declare(clap::Command::new("bench"));
-        let words = ["bench"].into_iter().chain(line.split_whitespace());
-        let matches = command.try_get_matches_from(words).map_err(|error| error.to_string())?;
-        read(&matches).map_err(|conflict| conflict.to_string())
-    }
-
-    fn options(line: &str) -> Options {
-        match parse(line) {
-            Ok(Task::Measure(options)) => *options,
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn nothing_means_a_warren_of_its_own_in_a_closed_loop() {
-        let options = options("");
-        assert_eq!(options.warren, Kind::Warren(Own::default()));
-        assert_eq!((options.work.sessions, options.work.size), (1000, 128));
-        assert_eq!((options.work.pace, options.floor, options.repeat), (Pace::Window(8), None, None));
-    }
-
-    #[test]
-    fn json_and_compression_are_asked_for() {
-        let options = options("--payload json --compress --coalesce-ms 2");
-        assert_eq!((options.work.content, options.work.compress), (Content::Json, true));
-        assert_eq!(options.warren, Kind::Warren(Own { coalesce_ms: 2, ..Own::default() }));
-    }
-
-    #[test]
-    fn urls_and_pids_name_servers_that_run() {
-        let line = "ws://127.0.0.1:1/a ws://127.0.0.1:2/b --pid 7 --pid 8 --compare ws://127.0.0.1:3/ --compare-pid 9";
-        let options = options(line);
-        let Kind::Running { targets, pids } = options.warren else { panic!("not running") };
-        assert_eq!((targets.len(), pids, options.compare[0].1), (2, vec![7, 8], Some(9)));
-    }
-
-    #[test]
-    fn the_floor_writes_single_frames_at_a_rate_and_never_waits_past_the_window() {
-        assert_eq!(options("--floor --rate 20").floor, Some(1));
-        assert_eq!(options("--floor").floor, Some(8));
-        assert_eq!(options("--floor --window 4").floor, Some(4));
-        assert_eq!(options("--floor --window 16 --floor-frames 2").floor, Some(2));
-    }
-
-    #[test]
-    fn the_suite_and_the_hidden_floor_are_tasks() {
-        assert!(matches!(parse("--suite --scale 0.1"), Ok(Task::Suite(options)) if options.scale == 0.1));
-        assert_eq!(parse("floor-server 3"), Ok(Task::Floor { frames: 3 }));
-    }
-
-    #[test]
-    fn the_suite_ignores_no_argument() {
-        let with_value = |name: &str| match name {
-            "url" => "ws://h/".to_owned(),
-            "compare" => "--compare ws://h/".to_owned(),
-            "compare-pid" => "--compare ws://h/ --compare-pid 2".to_owned(),
-            "payload" => "--payload json".to_owned(),
-            "floor" | "compress" | "connect" => format!("--{name}"),
-            "floor-frames" => "--floor --floor-frames 2".to_owned(),
-            _ => format!("--{name} 2"),
-        };
-        for name in NOT_WITH_SUITE {
-            let line = match name {
-                "serve" => "--suite -- --delivery stream".to_owned(),
-                _ => format!("{} --suite", with_value(name)),
-            };
-            let error = parse(&line).expect_err(&line);
-            assert!(error.contains("cannot be used with"), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused() {
-        for (line, word) in [
-            ("--sessions 0", "--sessions 0"),
-            ("--sessions x", "--sessions"),
-            ("--size 47", "at least 48"),
-            ("--size 66 --payload json", "at least 67"),
-            ("--payload xml", "filler or json"),
-            ("--compress --floor", "cannot be used with"),
-            ("--suite --compress", "cannot be used with"),
-            ("--floor --floor-frames 2 --rate 5", "cannot be used with"),
-            ("--floor-frames 2", "--floor"),
-            ("--scale 2", "--suite"),
-            ("--duration 0", "nothing is measured"),
-            ("--publishers 5 --sessions 4", "only 4 sessions"),
-            ("--threads 5 --sessions 4", "only 4 sessions"),
-            ("--rate 0", "above 0"),
-            ("--rate NaN", "above 0"),
-            ("--rate 5 --window 3", "cannot be used with"),
-            ("--duration -1", "unexpected argument"),
-            ("--duration inf", "expected seconds"),
-            ("--instances 2", "without --broker"),
-            ("--pid 1", "without a URL"),
-            ("ws://h/ --broker amqp://h", "cannot be used with"),
-            ("--compare http://h/", "only ws://"),
-            ("--compare-pid 1", "--compare"),
-            ("--compare ws://h/ --compare ws://i/ --compare-pid 1", "one for each --compare"),
-        ] {
-            let error = parse(line).expect_err(line);
-            assert!(error.contains(word), "{line}: {error}");
-        }
-    }
-}
+mod tests;

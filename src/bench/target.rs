@@ -52,9 +52,9 @@ impl Target {
     }
 
     /// The opening handshake of RFC 6455 §4.1, with the same key for every session: the answer to it is a constant.
-    /// `extensions` are offered, if there are any.
-    pub fn request(&self, key: &str, extensions: Option<&str>) -> Vec<u8> {
-        let offer = extensions.map(|offer| format!("Sec-WebSocket-Extensions: {offer}\r\n")).unwrap_or_default();
+    /// `headers` are added, each a name and a value.
+    pub fn request(&self, key: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+        let offer: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let path = &self.url[url::Position::BeforePath..url::Position::AfterQuery];
         let authority = &self.url[url::Position::BeforeHost..url::Position::AfterPort];
         format!(
@@ -81,10 +81,10 @@ mod tests {
     fn a_url_gives_address_and_request() {
         let target: Target = "ws://127.0.0.1:9002/message?topic=a".parse().expect("a target");
         assert_eq!(target.resolve().expect("an address"), "127.0.0.1:9002".parse().expect("an address"));
-        let request = String::from_utf8(target.request("KEY", None)).expect("text");
+        let request = String::from_utf8(target.request("KEY", &[])).expect("text");
         assert!(request.starts_with("GET /message?topic=a HTTP/1.1\r\nHost: 127.0.0.1:9002\r\n"), "{request}");
         assert!(request.ends_with("Sec-WebSocket-Key: KEY\r\n\r\n"), "{request}");
-        let request = String::from_utf8(target.request("KEY", Some("a; b"))).expect("text");
+        let request = String::from_utf8(target.request("KEY", &[("Sec-WebSocket-Extensions", "a; b")])).expect("text");
         assert!(request.ends_with("Sec-WebSocket-Key: KEY\r\nSec-WebSocket-Extensions: a; b\r\n\r\n"), "{request}");
         assert_eq!(target.to_string(), "ws://127.0.0.1:9002/message");
     }
@@ -93,7 +93,7 @@ mod tests {
     fn a_url_may_leave_out_port_and_path() {
         let target: Target = "ws://[::1]".parse().expect("a target");
         assert_eq!(target.resolve().expect("an address"), "[::1]:80".parse().expect("an address"));
-        assert!(target.request("KEY", None).starts_with(b"GET / HTTP/1.1\r\nHost: [::1]\r\n"));
+        assert!(target.request("KEY", &[]).starts_with(b"GET / HTTP/1.1\r\nHost: [::1]\r\n"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::books::{Cause, Life, common, count};
 use super::ledger::{Ledger, Sender, nanoseconds};
+use super::subject::{Route, Subject};
 
 /// Sums of one instance, or of all. What concerns sending counts at the sender's instance, what concerns hearing at
 /// the listener's.
@@ -30,9 +31,9 @@ pub struct Sums {
     pub lost_without_excuse: u64,
     /// Different messages among the lost.
     pub messages_lost: u64,
-    /// Messages that the instance itself says are missing.
-    pub messages_told_missing: u64,
     pub duplicated: u64,
+    /// Deliveries to a session that had not asked for them, or had left.
+    pub unwanted: u64,
     pub reordered: u64,
     /// Deliveries behind one that came later elsewhere.
     pub unordered: u64,
@@ -52,8 +53,8 @@ impl AddAssign for Sums {
         self.lost += other.lost;
         self.lost_without_excuse += other.lost_without_excuse;
         self.messages_lost += other.messages_lost;
-        self.messages_told_missing += other.messages_told_missing;
         self.duplicated += other.duplicated;
+        self.unwanted += other.unwanted;
         self.reordered += other.reordered;
         self.unordered += other.unordered;
         self.reordered_without_excuse += other.reordered_without_excuse;
@@ -87,11 +88,12 @@ pub struct LostMessage {
     pub at_instance: usize,
     pub from_instance: usize,
     pub sender: u32,
+    pub subject: Subject,
     pub number: u32,
     pub sent: Duration,
 }
 
-/// The outcome of a run.
+/// The outcome of a run, for one route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
     pub instances: Vec<Sums>,
@@ -118,8 +120,8 @@ pub fn missing(ledger: &Ledger) -> u64 {
     lives.iter().map(|life| lost_of(life, &accepted).map(|(_, lost)| count(&lost)).sum::<u64>()).sum()
 }
 
-/// Settles the books.
-pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance {
+/// Settles the books of one route.
+pub fn settle(ledger: &Ledger, route: Route, instances: usize, excuses: &[Excuse]) -> Balance {
     let (senders, lives) = (ledger.senders(), ledger.lives());
     let accepted = accepted_of(&senders, &lives);
     let mut balance = Balance {
@@ -127,19 +129,22 @@ pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance 
         messages_lost: vec![vec![0; instances]; excuses.len()],
         ..Balance::default()
     };
-    for (sender, accepted) in senders.iter().zip(&accepted) {
+    for (instance, sums) in balance.instances.iter_mut().enumerate() {
+        sums.unwanted = ledger.unwanted(route, instance);
+    }
+    for (sender, accepted) in senders.iter().zip(&accepted).filter(|(sender, _)| sender.subject.route() == route) {
         let sums = &mut balance.instances[sender.instance];
         let taken = count(&accepted.numbers);
         sums.accepted += taken;
         sums.told += u64::from(accepted.sent) - taken;
     }
     let mut lost_messages = LostMessages::new(instances, &accepted);
-    for life in lives {
+    for life in lives.iter().filter(|life| life.hears.route() == route) {
         let sums = &mut balance.instances[life.instance];
         // The first that covers it: what was sent before messages flowed again was not lost by what came later.
         let excuse_of = |sent_ns: u64| excuses.iter().position(|excuse| excuse.covers(life.instance, sent_ns));
-        for (sender, lost) in lost_of(&life, &accepted) {
-            let sent_ns = senders[sender].sent_ns();
+        for (sender, lost) in lost_of(life, &accepted) {
+            let (subject, sent_ns) = (senders[sender].subject, senders[sender].sent_ns());
             for number in lost.into_iter().flatten() {
                 let sent_ns = sent_ns[number as usize];
                 let excuse = excuse_of(sent_ns);
@@ -153,7 +158,7 @@ pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance 
                 if balance.lost.len() < NAMED_MAX {
                     let (at_instance, from_instance) = (life.instance, senders[sender].instance);
                     let (sender, sent) = (senders[sender].id, Duration::from_nanos(sent_ns));
-                    balance.lost.push(LostMessage { at_instance, from_instance, sender, number, sent });
+                    balance.lost.push(LostMessage { at_instance, from_instance, sender, subject, number, sent });
                 }
             }
         }
@@ -164,7 +169,7 @@ pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance 
         sums.unordered += page.unordered;
         let unexcused = page.late_sent_ns.iter().filter(|sent_ns| excuse_of(**sent_ns).is_none());
         sums.reordered_without_excuse += unexcused.count() as u64;
-        if let Some(end) = &page.end {
+        if let Some(end) = page.end.as_ref().filter(|end| end.cause != Cause::Left) {
             let is_without_cause = matches!(end.cause, Cause::None | Cause::Refused);
             sums.disconnected += u64::from(is_without_cause);
             sums.refused += u64::from(end.cause == Cause::Refused);
@@ -177,6 +182,7 @@ pub fn settle(ledger: &Ledger, instances: usize, excuses: &[Excuse]) -> Balance 
 
 /// Which of a sender's messages were accepted.
 struct Accepted {
+    subject: Subject,
     sent: u32,
     numbers: Vec<Range<u32>>,
 }
@@ -193,7 +199,7 @@ impl Accepted {
             Some(Cause::GoodBye) => up_to(heard),
             Some(_) => heard_back(),
         };
-        Accepted { sent, numbers }
+        Accepted { subject: sender.subject, sent, numbers }
     }
 }
 
@@ -223,7 +229,8 @@ fn lost_of<'a>(life: &'a Life, accepted: &'a [Accepted]) -> impl Iterator<Item =
         let lost = common(&missing, &accepted.numbers);
         (!lost.is_empty()).then_some((sender, lost))
     };
-    accepted.iter().enumerate().filter_map(of_sender)
+    let heard = |(_, accepted): &(usize, &Accepted)| life.hears.hears(accepted.subject);
+    accepted.iter().enumerate().filter(heard).filter_map(of_sender)
 }
 
 /// Which messages are known to be lost at an instance: many sessions may miss the same one.
@@ -256,8 +263,8 @@ mod tests {
     impl Run {
         fn new() -> Run {
             let ledger = Ledger::new(2);
-            let sender = ledger.sender(&ledger.begin(0));
-            let other = ledger.begin(1);
+            let sender = ledger.sender(&ledger.begin(0, Subject::Broadcast));
+            let other = ledger.begin(1, Subject::Broadcast);
             Run { ledger, sender, other }
         }
 
@@ -283,7 +290,7 @@ mod tests {
         }
 
         fn settle_with(&self, excuses: &[Excuse]) -> [Sums; 2] {
-            let balance = settle(&self.ledger, 2, excuses);
+            let balance = settle(&self.ledger, Route::Broadcast, 2, excuses);
             assert_eq!(missing(&self.ledger), balance.all().lost);
             [balance.instances[0], balance.instances[1]]
         }
@@ -313,7 +320,7 @@ mod tests {
     #[test]
     fn a_message_that_many_miss_is_one_message() {
         let run = Run::new();
-        let third = run.ledger.begin(1);
+        let third = run.ledger.begin(1, Subject::Broadcast);
         let sent = run.send(3);
         run.hears_itself(&sent);
         run.other_hears(&sent[..1]);
@@ -337,7 +344,7 @@ mod tests {
     #[test]
     fn what_anybody_heard_of_a_sender_that_was_told_good_bye_was_read_and_all_before_it() {
         let run = Run::new();
-        let third = run.ledger.begin(1);
+        let third = run.ledger.begin(1, Subject::Broadcast);
         let sent = run.send(5);
         run.hears_itself(&sent[..1]);
         run.other_hears(&[sent[0], sent[3]]);
@@ -367,7 +374,7 @@ mod tests {
         run.other_hears(&before);
         run.ends(&run.other, Cause::Instance);
         let missed = run.send(2);
-        let again = run.ledger.begin(1);
+        let again = run.ledger.begin(1, Subject::Broadcast);
         let after = run.send(1);
         run.hears_itself(&[missed, after.clone()].concat());
         run.ledger.hear(&again, None, after[0]);
@@ -379,7 +386,7 @@ mod tests {
     #[test]
     fn a_sender_that_nobody_heard_of_is_missed_too() {
         let run = Run::new();
-        let late = run.ledger.sender(&run.ledger.begin(0));
+        let late = run.ledger.sender(&run.ledger.begin(0, Subject::Broadcast));
         let marker = run.ledger.send(&late).expect("open");
         run.ledger.hear(&late.life, Some(&late), marker);
         let [own, other] = run.settle();
@@ -418,7 +425,7 @@ mod tests {
         run.hears_itself(&run.send(3));
         let excuse = |instance, to| Excuse { instance, from: Duration::ZERO, to };
         let excuses = [excuse(Some(0), Duration::MAX), excuse(None, between), excuse(Some(1), Duration::MAX)];
-        let balance = settle(&run.ledger, 2, &excuses);
+        let balance = settle(&run.ledger, Route::Broadcast, 2, &excuses);
         assert_eq!(balance.messages_lost, [[0, 0], [0, 2], [0, 3]]);
     }
 

@@ -1,12 +1,15 @@
 //! What one session heard, by the numbers inside the payloads.
 //!
-//! A session's books begin anew with each of its connections: a [`Life`]. From each sender a life expects every number
+//! A session's books begin anew with each of its connections, and where it subscribes on one, with each subscription: a
+//! [`Life`]. From each sender a life expects every number
 //! from the sender's count at the moment the life began, its baseline; what was on its way by then may come too. A
 //! number left out is a gap until it comes late, which is out of order, or never, which is a loss.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::subject::Subject;
 
 /// What an arrived number was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,14 +119,18 @@ pub enum Cause {
     Stall,
     /// Its message was refused (close code 1013).
     Refused,
+    /// The session left it by itself, or its connection ended, which has a life of its own.
+    Left,
     /// Nothing that explains it.
     None,
 }
 
-/// One connection of a session, from the server's agreement to its end.
+/// One connection of a session, from the server's agreement to its end; or a subscription on one, from its acknowledgement
+/// to the one of its end.
 pub struct Life {
     /// The place of its instance.
     pub instance: usize,
+    pub hears: Subject,
     /// Senders of this number and above did not exist when it began: all they send is expected.
     joined_at: u32,
     /// It stood before anything was sent.
@@ -131,29 +138,34 @@ pub struct Life {
     page: Mutex<Page>,
 }
 
+/// By sender; with the place of the sender's instance.
+pub type Lines = HashMap<u32, (usize, Line)>;
+
 /// What a life heard.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// By sender; with the place of the sender's instance.
-    pub lines: HashMap<u32, (usize, Line)>,
+    pub lines: Lines,
     pub delivered: u64,
     pub doubled: u64,
     /// When each message that came late had been sent, in nanoseconds of the run.
     pub late_sent_ns: Vec<u64>,
-    /// The place of the last message in the one order, and how many came behind one of a later place.
-    pub place: u64,
+    /// The place of the last message in the one order of its subject, and how many came behind one of a later place.
+    pub places: HashMap<Subject, u64>,
     pub unordered: u64,
     /// `None` while it lasts.
     pub end: Option<End>,
 }
 
 impl Life {
-    /// Begins with the senders that live at this moment, and how many messages each has sent.
-    pub fn new(instance: usize, joined_at: u32, senders: impl IntoIterator<Item = (u32, usize, u32)>) -> Life {
-        let lines: HashMap<_, _> =
-            senders.into_iter().map(|(id, instance, sent)| (id, (instance, Line::new(sent)))).collect();
-        let stood_first = joined_at as usize == lines.len() && lines.values().all(|(_, line)| line.baseline == 0);
-        Life { instance, joined_at, stood_first, page: Mutex::new(Page { lines, ..Page::default() }) }
+    /// Begins with the senders that live at this moment and that it hears, and how many messages each has sent.
+    pub fn new(
+        instance: usize,
+        hears: Subject,
+        joined_at: u32,
+        senders: impl IntoIterator<Item = (u32, usize, u32)>,
+    ) -> Life {
+        let lines: Lines = senders.into_iter().map(|(id, instance, sent)| (id, (instance, Line::new(sent)))).collect();
+        Life { instance, hears, joined_at, stood_first: false, page: Mutex::new(Page { lines, ..Page::default() }) }
     }
 
     pub fn page(&self) -> MutexGuard<'_, Page> {
@@ -229,7 +241,7 @@ mod tests {
 
     #[test]
     fn of_a_sender_that_had_ended_nothing_is_expected() {
-        let life = Life::new(0, 2, [(1, 0, 7)]);
+        let life = Life::new(0, Subject::Broadcast, 2, [(1, 0, 7)]);
         assert_eq!(life.page().lines[&1].1, Line::new(7));
         assert_eq!((life.baseline_of_new(0), life.baseline_of_new(2)), (u32::MAX, 0));
         let (line, entries) = line(u32::MAX, &[3, 5, 5]);

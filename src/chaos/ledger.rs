@@ -1,6 +1,6 @@
 //! The books of the whole run: who sent what, who heard what, what is still on its way.
 //!
-//! A sender is one connection of a session that publishes; its next connection is another sender, with numbers from 0
+//! A sender is one connection of a session that publishes to one subject; its next connection is another sender, with numbers from 0
 //! again, because what a client sends on two connections has no order between them. Sessions write here while the run
 //! goes on; [`balance`](super::balance) reads it at the end.
 
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::books::{End, Entry, Life, Line};
+use super::books::{End, Entry, Life, Line, Lines};
 use super::order::Order;
+use super::subject::{Route, Subject};
 use crate::bench::marker::Marker;
 
 pub struct Ledger {
@@ -22,8 +23,10 @@ pub struct Ledger {
     lives: Mutex<Vec<Arc<Life>>>,
     /// Messages that their sender has not heard back, by instance of the sender.
     outstanding: Vec<AtomicU64>,
-    /// The latest time of sending among what was heard, by instance of the listener and then of the sender.
-    heard_ns: Vec<Vec<AtomicU64>>,
+    /// The latest time of sending among what was heard, by route, instance of the listener and then of the sender.
+    heard_ns: [Vec<Vec<AtomicU64>>; Route::ALL.len()],
+    /// Deliveries to a session that had not asked for them, by route and instance of the session.
+    unwanted: [Vec<AtomicU64>; Route::ALL.len()],
     delivered: AtomicU64,
     order: Order,
     /// Nothing is sent any more.
@@ -36,6 +39,7 @@ pub struct Ledger {
 pub struct Sender {
     pub id: u32,
     pub instance: usize,
+    pub subject: Subject,
     /// What the same connection heard.
     pub life: Arc<Life>,
     /// When each message was sent, in nanoseconds of the run.
@@ -66,7 +70,8 @@ impl Ledger {
             senders: RwLock::default(),
             lives: Mutex::default(),
             outstanding: zeros(),
-            heard_ns: (0..instances).map(|_| zeros()).collect(),
+            heard_ns: Route::ALL.map(|_| (0..instances).map(|_| zeros()).collect()),
+            unwanted: Route::ALL.map(|_| zeros()),
             delivered: AtomicU64::new(0),
             order: Order::default(),
             is_closed: AtomicBool::new(false),
@@ -83,24 +88,41 @@ impl Ledger {
         nanoseconds(self.now())
     }
 
-    /// A connection was agreed to. Everything that is sent from here on is expected on it.
-    pub fn begin(&self, instance: usize) -> Arc<Life> {
+    /// A connection or a subscription was agreed to. Everything that is sent to its subject from here on is expected on it.
+    pub fn begin(&self, instance: usize, hears: Subject) -> Arc<Life> {
         // A copy: no page is looked at under the list's lock, as pages are held where the list is asked for.
         let senders = self.senders();
-        let living = senders.iter().filter(|sender| !sender.has_ended());
-        let counts = living.map(|sender| (sender.id, sender.instance, sender.count()));
-        let life = Arc::new(Life::new(instance, senders.len() as u32, counts));
+        let heard = senders.iter().filter(|sender| hears.hears(sender.subject) && !sender.has_ended());
+        let counts = heard.map(|sender| (sender.id, sender.instance, sender.count()));
+        let mut life = Life::new(instance, hears, senders.len() as u32, counts);
+        life.stood_first = senders.iter().all(|sender| sender.count() == 0);
+        let life = Arc::new(life);
         self.lives.lock().unwrap_or_else(PoisonError::into_inner).push(life.clone());
         life
     }
 
-    /// The connection is one that publishes.
+    /// The connection is one that publishes to what it hears.
     pub fn sender(&self, life: &Arc<Life>) -> Arc<Sender> {
         let mut senders = self.senders.write().unwrap_or_else(PoisonError::into_inner);
         let id = senders.len() as u32;
-        let sender = Sender { id, instance: life.instance, life: life.clone(), sent_ns: Mutex::default() };
-        senders.push(Arc::new(sender));
+        let (instance, subject) = (life.instance, life.hears);
+        senders.push(Arc::new(Sender { id, instance, subject, life: life.clone(), sent_ns: Mutex::default() }));
         senders[senders.len() - 1].clone()
+    }
+
+    /// What a message of this run was said to.
+    pub fn subject_of(&self, marker: Marker) -> Option<Subject> {
+        let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
+        (marker.run == self.run).then_some(senders.get(marker.publisher as usize)?.subject)
+    }
+
+    /// A message arrived where nobody had asked for it.
+    pub fn hear_unwanted(&self, instance: usize, subject: Subject) {
+        self.unwanted[subject.route() as usize][instance].fetch_add(1, Relaxed);
+    }
+
+    pub fn unwanted(&self, route: Route, instance: usize) -> u64 {
+        self.unwanted[route as usize][instance].load(Relaxed)
     }
 
     /// The sender's next message, which is now on its way: to be called before it is written. `None` once the ledger is
@@ -126,15 +148,14 @@ impl Ledger {
 
     /// A message arrived on a connection, whose own sender this is if it has one.
     pub fn hear(&self, life: &Life, own: Option<&Sender>, marker: Marker) {
-        if marker.run != self.run {
-            return;
+        let Some(subject) = self.subject_of(marker) else { return };
+        if !life.hears.hears(subject) {
+            return self.hear_unwanted(life.instance, subject);
         }
         let mut page = life.page();
-        let from = match page.lines.get_mut(&marker.publisher) {
-            Some((from, line)) => Some((*from, line.enter(marker.sequence))),
-            None => self.first_of(life, &mut page.lines, marker),
-        };
-        let Some((from, entry)) = from else { return };
+        let known = page.lines.get_mut(&marker.publisher);
+        let entered = known.map(|(from, line)| (*from, line.enter(marker.sequence)));
+        let Some((from, entry)) = entered.or_else(|| self.first_of(life, &mut page.lines, marker)) else { return };
         match entry {
             Entry::InOrder => {}
             Entry::Late => page.late_sent_ns.push(marker.sent_ns),
@@ -144,26 +165,22 @@ impl Ledger {
             }
         }
         let message = (marker.publisher, marker.sequence);
-        match self.order.place(message, life.stood_first) {
-            Some(place) if place < page.place => page.unordered += 1,
-            Some(place) => page.place = place,
-            None => {}
+        if let Some(place) = self.order.place(subject, message, life.stood_first) {
+            let last = page.places.entry(subject).or_default();
+            let is_behind = place < *last;
+            *last = place.max(*last);
+            page.unordered += u64::from(is_behind);
         }
         page.delivered += 1;
         self.delivered.fetch_add(1, Relaxed);
-        self.heard_ns[life.instance][from].fetch_max(marker.sent_ns, Relaxed);
+        self.heard_ns[subject.route() as usize][life.instance][from].fetch_max(marker.sent_ns, Relaxed);
         if own.is_some_and(|own| own.id == marker.publisher) {
             self.outstanding[life.instance].fetch_sub(1, Release);
         }
     }
 
     /// Opens a line for a sender; `None` if there is no such sender.
-    fn first_of(
-        &self,
-        life: &Life,
-        lines: &mut std::collections::HashMap<u32, (usize, Line)>,
-        marker: Marker,
-    ) -> Option<(usize, Entry)> {
+    fn first_of(&self, life: &Life, lines: &mut Lines, marker: Marker) -> Option<(usize, Entry)> {
         let senders = self.senders.read().unwrap_or_else(PoisonError::into_inner);
         let from = senders.get(marker.publisher as usize)?.instance;
         let mut line = Line::new(life.baseline_of_new(marker.publisher));
@@ -190,10 +207,11 @@ impl Ledger {
         }
     }
 
-    /// Whether every instance heard from every instance something that was sent after `since`.
-    pub fn flows_since(&self, since: Duration) -> bool {
+    /// Whether every instance heard from every instance something that was sent after `since`, on each of these routes.
+    pub fn flows_since(&self, since: Duration, routes: &[Route]) -> bool {
         let since = nanoseconds(since);
-        self.heard_ns.iter().flatten().all(|heard_ns| heard_ns.load(Relaxed) > since)
+        let mut heard_ns = routes.iter().flat_map(|route| self.heard_ns[*route as usize].iter().flatten());
+        heard_ns.all(|heard_ns| heard_ns.load(Relaxed) > since)
     }
 
     pub fn delivered(&self) -> u64 {
@@ -221,10 +239,10 @@ mod tests {
     #[test]
     fn who_hears_two_senders_the_other_way_round_has_seen_another_order() {
         let ledger = Ledger::new(2);
-        let lives = [ledger.begin(0), ledger.begin(1)];
+        let lives = [ledger.begin(0, Subject::Broadcast), ledger.begin(1, Subject::Broadcast)];
         let senders = lives.each_ref().map(|life| ledger.sender(life));
         let [first, second] = senders.each_ref().map(|sender| ledger.send(sender).expect("open"));
-        let late = ledger.begin(0);
+        let late = ledger.begin(0, Subject::Broadcast);
         let unheard = ledger.send(&senders[0]).expect("open");
         ledger.hear(&late, None, unheard);
         for (life, order) in [(&lives[0], [first, second]), (&lives[1], [second, first]), (&late, [first, second])] {
@@ -245,7 +263,7 @@ mod tests {
     #[test]
     fn nothing_is_sent_behind_the_last_line() {
         let ledger = Ledger::new(1);
-        let sender = ledger.sender(&ledger.begin(0));
+        let sender = ledger.sender(&ledger.begin(0, Subject::Broadcast));
         send(&ledger, &sender);
         ledger.close();
         assert_eq!((ledger.send(&sender), sender.count(), ledger.outstanding(None)), (None, 1, 1));
@@ -254,7 +272,7 @@ mod tests {
     #[test]
     fn a_message_is_on_its_way_until_its_sender_hears_it() {
         let ledger = Ledger::new(2);
-        let (life, other) = (ledger.begin(0), ledger.begin(1));
+        let (life, other) = (ledger.begin(0, Subject::Broadcast), ledger.begin(1, Subject::Broadcast));
         let sender = ledger.sender(&life);
         let marker = send(&ledger, &sender);
         assert_eq!((ledger.outstanding(None), ledger.outstanding(Some(1))), (1, 0));
@@ -269,7 +287,7 @@ mod tests {
     #[test]
     fn a_sender_that_is_gone_waits_for_nothing() {
         let ledger = Ledger::new(1);
-        let life = ledger.begin(0);
+        let life = ledger.begin(0, Subject::Broadcast);
         let sender = ledger.sender(&life);
         let first = send(&ledger, &sender);
         send(&ledger, &sender);
@@ -282,11 +300,11 @@ mod tests {
     #[test]
     fn a_new_connection_begins_where_the_senders_are() {
         let ledger = Ledger::new(1);
-        let sender = ledger.sender(&ledger.begin(0));
+        let sender = ledger.sender(&ledger.begin(0, Subject::Broadcast));
         let markers: Vec<Marker> = (0..3).map(|_| send(&ledger, &sender)).collect();
-        let gone = ledger.sender(&ledger.begin(0));
+        let gone = ledger.sender(&ledger.begin(0, Subject::Broadcast));
         ledger.end(&gone.life, Some(&gone), end());
-        let life = ledger.begin(0);
+        let life = ledger.begin(0, Subject::Broadcast);
         ledger.hear(&life, None, markers[2]);
         assert_eq!(life.page().lines[&sender.id].1.missing(Some(5)), vec![3..5]);
         assert!(!life.page().lines.contains_key(&gone.id));
@@ -295,22 +313,38 @@ mod tests {
     #[test]
     fn flow_is_back_when_all_heard_from_all() {
         let ledger = Ledger::new(2);
-        let lives = [ledger.begin(0), ledger.begin(1)];
+        let lives = [ledger.begin(0, Subject::Broadcast), ledger.begin(1, Subject::Broadcast)];
         let senders = lives.each_ref().map(|life| ledger.sender(life));
         let since = ledger.now();
         for sender in &senders {
-            assert!(!ledger.flows_since(since));
+            assert!(!ledger.flows_since(since, &[Route::Broadcast]));
             let marker = send(&ledger, sender);
             lives.iter().for_each(|life| ledger.hear(life, None, marker));
         }
-        assert!(ledger.flows_since(since));
-        assert!(!ledger.flows_since(ledger.now()));
+        assert!(ledger.flows_since(since, &[Route::Broadcast]));
+        assert!(!ledger.flows_since(ledger.now(), &[Route::Broadcast]));
+        assert!(!ledger.flows_since(since, &Route::ALL), "nothing was said to a topic");
+    }
+
+    #[test]
+    fn what_is_heard_follows_from_what_was_asked_for() {
+        let ledger = Ledger::new(1);
+        let [topic, other, all, broadcast] =
+            [Subject::Topic(0), Subject::Topic(1), Subject::AllTopics, Subject::Broadcast]
+                .map(|own| ledger.begin(0, own));
+        let marker = send(&ledger, &ledger.sender(&topic));
+        assert_eq!(ledger.subject_of(marker), Some(Subject::Topic(0)));
+        for life in [&topic, &other, &all, &broadcast] {
+            ledger.hear(life, None, marker);
+        }
+        assert_eq!([&topic, &other, &all, &broadcast].map(|life| life.page().delivered), [1, 0, 1, 0]);
+        assert_eq!(Route::ALL.map(|route| ledger.unwanted(route, 0)), [0, 2]);
     }
 
     #[test]
     fn what_is_not_of_this_run_counts_for_nothing() {
         let ledger = Ledger::new(1);
-        let life = ledger.begin(0);
+        let life = ledger.begin(0, Subject::Broadcast);
         let sender = ledger.sender(&life);
         let marker = send(&ledger, &sender);
         ledger.hear(&life, None, Marker { run: marker.run.wrapping_add(1), ..marker });

@@ -7,7 +7,6 @@
 mod balance;
 mod books;
 mod broker;
-mod client;
 mod display;
 mod instance;
 mod ledger;
@@ -17,8 +16,10 @@ mod proxy;
 mod report;
 mod run;
 mod script;
+mod seat;
 mod session;
 mod strike;
+mod subject;
 mod told;
 mod verdict;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use super::script::Choice;
+use super::subject::Route;
 use crate::broker::Delivery;
 
 /// The longest time that may be asked for.
@@ -19,6 +20,8 @@ pub struct Options {
     pub sessions: usize,
     pub publishers: usize,
     pub instances: usize,
+    /// Topics that half of the publishers publish to; with 0 there is only the broadcast.
+    pub topics: usize,
     /// Messages per second, of all publishers together.
     pub rate: f64,
     pub duration: Duration,
@@ -60,10 +63,14 @@ pub fn declare(command: clap::Command) -> clap::Command {
         .args(report_arguments().map(|argument| argument.help_heading("Report")))
 }
 
-fn load_arguments() -> [Arg; 5] {
+fn load_arguments() -> [Arg; 6] {
     [
         number("sessions", "N", "200").help("Sessions, spread over the instances"),
         number("publishers", "N", "8").help("Sessions among them that publish"),
+        number("topics", "N", "4").help(
+            "Topics to which every other publisher publishes; sessions listen to one, to all, or come and go. 0: only the \
+             broadcast",
+        ),
         Arg::new("rate")
             .long("rate")
             .value_name("MESSAGES/S")
@@ -164,6 +171,7 @@ pub fn read(matches: &ArgMatches) -> Result<Options, Conflict> {
         sessions: count("sessions"),
         publishers: count("publishers"),
         instances: count("instances"),
+        topics: count("topics"),
         rate: matches.get_one("rate").copied().unwrap_or_default(),
         duration: time("duration"),
         settle: time("settle"),
@@ -181,9 +189,14 @@ pub fn read(matches: &ArgMatches) -> Result<Options, Conflict> {
 
 impl Options {
     fn check(self) -> Result<Options, Conflict> {
-        let Options { sessions, publishers, instances, .. } = self;
+        let Options { sessions, publishers, instances, topics, .. } = self;
         if publishers < instances {
             let why = "each instance needs a session that publishes, to show that messages flow from it";
+            return Err(Conflict(format!("--publishers {publishers}: {why}")));
+        }
+        if topics > 0 && publishers < 2 * instances {
+            let why =
+                "each instance needs one for the broadcast and one for topics, unless --topics 0 leaves those out";
             return Err(Conflict(format!("--publishers {publishers}: {why}")));
         }
         if publishers + instances > sessions {
@@ -193,10 +206,18 @@ impl Options {
         Ok(self)
     }
 
-    /// The guarantee that the instances are held to: with queues, what a broker's death or a cut takes along has to be
-    /// told; with a stream, nothing may be lost.
-    pub fn guarantee(&self) -> Delivery {
+    pub fn delivery(&self) -> Delivery {
         self.delivery.unwrap_or(Delivery::Queue)
+    }
+
+    /// The routes on which there are messages.
+    pub fn routes(&self) -> &'static [Route] {
+        if self.topics > 0 { &Route::ALL } else { &[Route::Broadcast] }
+    }
+
+    /// Whether there are messages that wait in queues of instances, and may be lost with them.
+    pub fn has_queues(&self) -> bool {
+        self.delivery() == Delivery::Queue
     }
 
     /// Between two messages of one publisher.
@@ -207,12 +228,12 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { instances, sessions, publishers, rate, duration, .. } = self;
-        let (seconds, delivery) = (duration.as_secs_f64(), self.guarantee());
+        let Options { instances, sessions, publishers, topics, rate, duration, .. } = self;
+        let (seconds, delivery) = (duration.as_secs_f64(), self.delivery());
         write!(
             f,
             "{instances} instances on RabbitMQ, delivery by {delivery}; {sessions} sessions, {publishers} of them \
-             publishing {rate} messages/s together for {seconds} s"
+             publishing {rate} messages/s together for {seconds} s, to the broadcast and {topics} topics"
         )
     }
 }
@@ -234,13 +255,14 @@ mod tests {
         let options = parse("").expect("the defaults are allowed");
         assert_eq!(options.faults, Choice::Among(Kind::ALL.to_vec()));
         assert_eq!((options.sessions, options.instances, options.delivery), (200, 2, None));
-        assert_eq!(options.guarantee(), Delivery::Queue);
+        assert_eq!(options.delivery(), Delivery::Queue);
+        assert!(options.has_queues() && options.topics > 0);
         assert_eq!(options.interval(), Duration::from_millis(80));
     }
 
     #[test]
     fn each_argument_arrives() {
-        let line = "--seed 7 --sessions 30 --publishers 3 --instances 3 --rate 50 --duration 20 --settle 5 \
+        let line = "--seed 7 --sessions 30 --publishers 3 --instances 3 --topics 0 --rate 50 --duration 20 --settle 5 \
                     --delivery stream --faults broker-kill:3,wire-cut:2 --allow-refusals --json a --directory b \
                     --node-script c --every 60 -- --log debug";
         let options = parse(line).expect("allowed");
@@ -248,6 +270,8 @@ mod tests {
         assert_eq!((options.seed, options.sessions, options.publishers, options.instances), (7, 30, 3, 3));
         assert_eq!((options.duration, options.settle, options.every), (seconds(20), seconds(5), seconds(60)));
         assert_eq!((options.rate, options.delivery), (50.0, Some(Delivery::Stream)));
+        assert!(!options.has_queues(), "there are no topics");
+        assert_eq!(options.routes(), [Route::Broadcast]);
         assert_eq!(options.faults, Choice::Exactly(vec![(Kind::BrokerKill, 3), (Kind::WireCut, 2)]));
         assert!(options.allow_refusals);
         assert_eq!(
@@ -263,6 +287,7 @@ mod tests {
             ("--instances 4", "--instances"),
             ("--instances 1", "--instances"),
             ("--publishers 1", "--publishers 1"),
+            ("--publishers 3", "--publishers 3"),
             ("--sessions 9 --publishers 8", "--sessions 9"),
             ("--faults fire", "--faults"),
             ("--delivery pigeon", "--delivery"),

@@ -1,5 +1,6 @@
 //! The outcome, for eyes and for programs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -7,14 +8,16 @@ use serde_json::{Value, json};
 use super::balance::{Balance, LostMessage, Sums};
 use super::options::Options;
 use super::strike::Struck;
+use super::subject::Route;
 use crate::bench::progress::grouped;
 use crate::bench::report::aligned;
-use crate::broker::Delivery;
 
 /// All that a run came to.
 pub struct Report {
     pub faults: Vec<Struck>,
-    pub balance: Balance,
+    pub balances: Vec<(Route, Balance)>,
+    /// Messages that each instance itself says are missing.
+    pub told_missing: Vec<u64>,
     pub memory: Vec<Memory>,
     /// What the guarantee forbids.
     pub forbidden: Vec<String>,
@@ -35,8 +38,8 @@ impl Report {
             text += &format!("\n{}", aligned(&self.fault_lines(options)));
         }
         text += &format!("\n{}", aligned(&self.sum_lines(options)));
-        for (why, count) in &self.balance.ends {
-            text += &format!("\n{} × {why}", grouped(*count));
+        for (why, count) in self.ends() {
+            text += &format!("\n{} × {why}", grouped(count));
         }
         for (index, memory) in self.memory.iter().enumerate() {
             text += &format!("\nmemory of instance {}: {memory}", index + 1);
@@ -45,7 +48,7 @@ impl Report {
             return text + "\nThe guarantee was kept.\n";
         }
         // The first of them, for who looks for the cause.
-        for lost in &self.balance.lost {
+        for lost in self.balances.iter().flat_map(|(_, balance)| &balance.lost) {
             text += &format!("\n{lost}");
         }
         for sentence in &self.forbidden {
@@ -57,7 +60,7 @@ impl Report {
     fn fault_lines(&self, options: &Options) -> Vec<Vec<String>> {
         let headings = ["fault", "at", "outstanding", "in vain before", "mended after", "flow back after"];
         let of_queue: &[&str] = &["messages lost", "told missing"];
-        let of_queue = if options.guarantee() == Delivery::Queue { of_queue } else { &[] };
+        let of_queue = if options.has_queues() { of_queue } else { &[] };
         let mut lines = vec![headings.iter().chain(of_queue).map(|&heading| heading.to_owned()).collect()];
         for struck in &self.faults {
             let after = |time: Duration| seconds(time.saturating_sub(struck.at));
@@ -73,66 +76,99 @@ impl Report {
         lines
     }
 
+    /// A line for each instance, for each route where there are two, and for all. What was told missing is known of
+    /// instances only.
     fn sum_lines(&self, options: &Options) -> Vec<Vec<String>> {
-        let columns: Vec<&Column> =
-            COLUMNS.iter().filter(|column| !column.of_queue || options.guarantee() == Delivery::Queue).collect();
-        let headings = std::iter::once(String::new()).chain(columns.iter().map(|column| column.heading.to_owned()));
-        let mut lines = vec![headings.collect()];
-        let line = |name: String, sums: &Sums| {
-            std::iter::once(name).chain(columns.iter().map(|column| grouped((column.of)(sums)))).collect()
+        let mut headings: Vec<&str> = std::iter::once("").chain(COLUMNS.map(|(heading, _)| heading)).collect();
+        let line = |name: String, sums: &Sums| -> Vec<String> {
+            std::iter::once(name).chain(COLUMNS.map(|(_, of)| grouped(of(sums)))).collect()
         };
-        for (index, sums) in self.balance.instances.iter().enumerate() {
-            lines.push(line(format!("instance {}", index + 1), sums));
+        let instances = self.by_instance();
+        let of_instance = |(index, sums)| line(format!("instance {}", index + 1), sums);
+        let mut lines: Vec<_> = instances.iter().enumerate().map(of_instance).collect();
+        if self.balances.len() > 1 {
+            lines.extend(self.balances.iter().map(|(route, balance)| line(route.name().to_owned(), &balance.all())));
         }
-        lines.push(line("all".to_owned(), &self.balance.all()));
-        lines
+        lines.push(line("all".to_owned(), &self.all()));
+        if options.has_queues() {
+            headings.push("told missing");
+            let count = lines.len();
+            let told = |place| match self.told_missing.get(place) {
+                Some(told) => grouped(*told),
+                None if place + 1 == count => grouped(self.told_missing.iter().sum()),
+                None => String::new(),
+            };
+            lines.iter_mut().enumerate().for_each(|(place, line)| line.push(told(place)));
+        }
+        std::iter::once(headings.into_iter().map(str::to_owned).collect()).chain(lines).collect()
+    }
+
+    /// The sums of each instance, over all routes.
+    fn by_instance(&self) -> Vec<Sums> {
+        let mut instances = vec![Sums::default(); self.told_missing.len()];
+        for (_, balance) in &self.balances {
+            instances.iter_mut().zip(&balance.instances).for_each(|(all, sums)| *all += *sums);
+        }
+        instances
+    }
+
+    fn all(&self) -> Sums {
+        let mut all = Sums::default();
+        self.by_instance().into_iter().for_each(|sums| all += sums);
+        all
+    }
+
+    /// Why connections ended, and how many did.
+    fn ends(&self) -> BTreeMap<&str, u64> {
+        let mut ends = BTreeMap::new();
+        for (why, count) in self.balances.iter().flat_map(|(_, balance)| &balance.ends) {
+            *ends.entry(why.as_str()).or_default() += count;
+        }
+        ends
     }
 
     pub fn json(&self, options: &Options) -> Value {
         let faults: Vec<Value> = self.faults.iter().map(fault_json).collect();
+        let by_route: serde_json::Map<String, Value> =
+            self.balances.iter().map(|(route, balance)| (route.name().to_owned(), json!(balance.all()))).collect();
         let memory = |memory: &Memory| json!({ "two_minutes_kib": memory.early_kib, "end_kib": memory.end_kib });
         json!({
             "warren": env!("CARGO_PKG_VERSION"),
             "ok": self.forbidden.is_empty(),
             "forbidden": self.forbidden,
             "seed": options.seed,
-            "delivery": options.guarantee().to_string(),
+            "delivery": options.delivery().to_string(),
             "instances": options.instances,
             "sessions": options.sessions,
             "publishers": options.publishers,
+            "topics": options.topics,
             "rate_per_second": options.rate,
             "duration_seconds": options.duration.as_secs_f64(),
             "faults": faults,
-            "by_instance": self.balance.instances,
-            "all": self.balance.all(),
-            "ends": self.balance.ends,
+            "by_instance": self.by_instance(),
+            "by_route": by_route,
+            "all": self.all(),
+            "messages_told_missing": self.told_missing,
+            "ends": self.ends(),
             "memory": self.memory.iter().map(memory).collect::<Vec<_>>(),
         })
     }
 }
 
-struct Column {
-    heading: &'static str,
-    of: fn(&Sums) -> u64,
-    /// Says nothing where nothing may be lost at all.
-    of_queue: bool,
-}
+/// A heading, and what stands below it.
+type Column = (&'static str, fn(&Sums) -> u64);
 
 const COLUMNS: [Column; 9] = [
-    column("accepted", |sums| sums.accepted),
-    column("told", |sums| sums.told),
-    column("delivered", |sums| sums.delivered),
-    column("lost", |sums| sums.lost),
-    Column { of_queue: true, ..column("messages lost", |sums| sums.messages_lost) },
-    Column { of_queue: true, ..column("told missing", |sums| sums.messages_told_missing) },
-    column("duplicated", |sums| sums.duplicated),
-    column("reordered", |sums| sums.reordered),
-    column("disconnected without cause", |sums| sums.disconnected),
+    ("accepted", |sums| sums.accepted),
+    ("told", |sums| sums.told),
+    ("delivered", |sums| sums.delivered),
+    ("lost", |sums| sums.lost),
+    ("messages lost", |sums| sums.messages_lost),
+    ("duplicated", |sums| sums.duplicated),
+    ("unwanted", |sums| sums.unwanted),
+    ("reordered", |sums| sums.reordered),
+    ("disconnected without cause", |sums| sums.disconnected),
 ];
-
-const fn column(heading: &'static str, of: fn(&Sums) -> u64) -> Column {
-    Column { heading, of, of_queue: false }
-}
 
 fn fault_json(struck: &Struck) -> Value {
     json!({
@@ -154,9 +190,13 @@ fn fault_json(struck: &Struck) -> Value {
 
 impl std::fmt::Display for LostMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let LostMessage { at_instance, from_instance, sender, number, sent } = self;
+        let LostMessage { at_instance, from_instance, sender, subject, number, sent } = self;
         let (at, from, sent) = (at_instance + 1, from_instance + 1, sent.as_secs_f64());
-        write!(f, "lost at instance {at}: message {number} of sender {sender} on instance {from}, sent at {sent:.3} s")
+        write!(
+            f,
+            "lost at instance {at}: message {number} of sender {sender} on instance {from} to {subject}, sent at \
+             {sent:.3} s"
+        )
     }
 }
 
@@ -180,6 +220,7 @@ impl std::fmt::Display for Memory {
 mod tests {
     use super::*;
     use crate::chaos::script::{Fault, Kind};
+    use crate::chaos::subject::Subject;
 
     fn options(line: &str) -> Options {
         let command = crate::chaos::declare(clap::Command::new("chaos"));
@@ -202,8 +243,14 @@ mod tests {
             trouble: None,
         };
         let sums = Sums { accepted: 1_000, lost: 5, messages_lost: 3, ..Sums::default() };
-        let lost =
-            LostMessage { at_instance: 0, from_instance: 1, sender: 3, number: 17, sent: Duration::from_millis(4_500) };
+        let lost = LostMessage {
+            at_instance: 0,
+            from_instance: 1,
+            sender: 3,
+            subject: Subject::Topic(2),
+            number: 17,
+            sent: Duration::from_millis(4_500),
+        };
         let balance = Balance {
             instances: vec![sums; 2],
             ends: [("lost".to_owned(), 4)].into(),
@@ -211,7 +258,10 @@ mod tests {
             messages_lost: vec![vec![3, 3]],
         };
         let memory = vec![Memory { early_kib: Some(1_000), end_kib: Some(1_050) }, Memory::default()];
-        Report { faults: vec![struck], balance, memory, forbidden }
+        let topics =
+            Balance { instances: vec![Sums { accepted: 10, unwanted: 1, ..Sums::default() }; 2], ..Balance::default() };
+        let balances = vec![(Route::Broadcast, balance), (Route::Topics, topics)];
+        Report { faults: vec![struck], balances, told_missing: vec![3, 4], memory, forbidden }
     }
 
     #[test]
@@ -224,7 +274,7 @@ mod tests {
             "never",
             "told missing",
             "4 × lost",
-            "lost at instance 1: message 17 of sender 3 on instance 2, sent at 4.500 s",
+            "lost at instance 1: message 17 of sender 3 on instance 2 to chaos.2, sent at 4.500 s",
             "memory of instance 1: 1,050 KiB at the end, 1,000 KiB after two minutes (+5.0 %)",
             "memory of instance 2: unknown at the end",
             "FORBIDDEN: 5 deliveries were lost",
@@ -233,16 +283,19 @@ mod tests {
         }
         let fault = text.lines().find(|line| line.contains("not counted")).expect("the fault");
         assert_eq!(fault.split_whitespace().rev().take(3).collect::<Vec<_>>(), ["7", "6", "never"]);
-        let all = text.lines().find(|line| line.starts_with("all")).expect("the sums");
-        assert_eq!(
-            all.split_whitespace().collect::<Vec<_>>(),
-            ["all", "2,000", "0", "0", "10", "6", "0", "0", "0", "0"]
-        );
+        for (name, sums) in [
+            ("broadcast", "2,000 0 0 10 6 0 0 0 0"),
+            ("topics", "20 0 0 0 0 0 2 0 0"),
+            ("all", "2,020 0 0 10 6 0 2 0 0 7"),
+        ] {
+            let line = text.lines().find(|line| line.starts_with(name)).expect("the sums");
+            assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), sums, "{name}");
+        }
     }
 
     #[test]
     fn a_stream_has_no_columns_of_queues() {
-        let text = report(Vec::new()).text(&options("--delivery stream"));
+        let text = report(Vec::new()).text(&options("--delivery stream --topics 0"));
         assert!(!text.contains("told missing") && text.contains("The guarantee was kept."), "{text}");
     }
 
@@ -254,6 +307,7 @@ mod tests {
         assert_eq!(value["faults"][0]["flow_back_after_seconds"], Value::Null);
         assert_eq!(value["faults"][0]["messages_told_missing"], json!([3, 4]));
         assert_eq!(value["all"]["lost"], 10);
-        assert_eq!(value["by_instance"][1]["accepted"], 1_000);
+        assert_eq!(value["by_instance"][1]["accepted"], 1_010);
+        assert_eq!(value["by_route"]["topics"]["unwanted"], 2);
     }
 }

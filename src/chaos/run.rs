@@ -21,6 +21,7 @@ use super::report::{Memory, Report};
 use super::script::Fault;
 use super::session::{Orders, Session, Shared, connected};
 use super::strike::{LOOK, Striker, Struck};
+use super::subject::{Role, Route};
 use super::verdict;
 
 /// Time for all sessions to connect.
@@ -60,8 +61,8 @@ pub async fn carry_out(options: &Options, script: &[Fault], directory: &Path) ->
     let shared = Shared { ledger: ledger.clone(), orders: followed, connected: Arc::default() };
     let _sessions = open_sessions(options, &instances, &shared);
     let (sessions, publishers) = (options.sessions, options.publishers);
-    let guarantee = options.guarantee();
-    let striker = Striker { broker, instances, ledger: &ledger, orders, sessions, publishers, guarantee };
+    let (routes, has_queues) = (options.routes(), options.has_queues());
+    let striker = Striker { broker, instances, ledger: &ledger, orders, sessions, publishers, routes, has_queues };
     let connected = shared.connected;
     let began = (Instant::now(), ledger.now());
     let mut run = Run { _sessions, options, striker, display, connected, early_memory: Vec::new(), began };
@@ -93,9 +94,9 @@ fn open_sessions(options: &Options, instances: &[Instance], shared: &Shared) -> 
     let mut sessions = JoinSet::new();
     for number in 0..options.sessions {
         let instance = number % instances.len();
-        let interval = (number < options.publishers).then(|| options.interval());
+        let role = Role::of(number, instances.len(), options.publishers, options.topics);
         let door = instances[instance].door.subscribe();
-        sessions.spawn(Session::new(number, instance, door, shared, interval).run());
+        sessions.spawn(Session::new(number, instance, role, door, shared, options.interval()).run());
     }
     sessions
 }
@@ -170,23 +171,20 @@ impl Run<'_> {
 
     fn report(&self, mut faults: Vec<Struck>) -> Report {
         let Run { options, striker, .. } = self;
-        let mut balance = balance::settle(striker.ledger, options.instances, &verdict::excuses(&faults));
-        self.take_in_what_was_told(&mut balance);
-        verdict::charge(&mut faults, &balance);
+        let excuses = verdict::excuses(&faults);
+        let settled = |route| (route, balance::settle(striker.ledger, route, options.instances, &excuses));
+        let mut balances: Vec<(Route, Balance)> = options.routes().iter().copied().map(settled).collect();
+        verdict::charge(options, &mut faults, &balances);
         faults.iter_mut().for_each(|struck| struck.count_from(self.began.1));
-        balance.lost.iter_mut().for_each(|lost| lost.sent = lost.sent.saturating_sub(self.began.1));
+        let all_lost = balances.iter_mut().flat_map(|(_, balance)| &mut balance.lost);
+        all_lost.for_each(|lost| lost.sent = lost.sent.saturating_sub(self.began.1));
         let not_back = options.sessions.saturating_sub(connected(&self.connected));
-        let forbidden = verdict::forbidden(options, &balance, &faults, not_back);
+        let forbidden = verdict::forbidden(options, &balances, &faults, not_back);
         let memory = self.memory().into_iter().enumerate().map(|(index, (end_kib, run))| {
             let early = self.early_memory.get(index).filter(|(_, early_run)| *early_run == run);
             Memory { early_kib: early.and_then(|(kib, _)| *kib), end_kib }
         });
-        Report { faults, balance, memory: memory.collect(), forbidden }
-    }
-
-    fn take_in_what_was_told(&self, balance: &mut Balance) {
-        for (sums, instance) in balance.instances.iter_mut().zip(&self.striker.instances) {
-            sums.messages_told_missing = instance.told_missing();
-        }
+        let told_missing = striker.instances.iter().map(Instance::told_missing).collect();
+        Report { faults, balances, told_missing, memory: memory.collect(), forbidden }
     }
 }

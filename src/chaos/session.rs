@@ -1,5 +1,4 @@
-//! One session of the run: connects to its instance, again and again, publishes if it is one that does, and enters
-//! what it hears.
+//! One session of the run: connects to its instance, again and again, does what its role is, and enters what it hears.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -9,19 +8,24 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::books::{Cause, End, Life};
-use super::client::{Client, Ended};
+use super::books::{Cause, End};
 use super::instance::Door;
-use super::ledger::{Ledger, Sender};
-use crate::bench::marker::{MARKER_BYTES, Marker};
+use super::ledger::Ledger;
+use super::seat::Seat;
+use super::subject::Role;
+use crate::bench::client::{Client, Ended};
+use crate::bench::marker::MARKER_BYTES;
 use crate::bench::payload::Content;
-use crate::bench::wire::Template;
+use crate::bench::wire::{self, Template};
 
 /// Pause before a session connects again, unless it was told another; half of it is chance.
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// The longest pause that a session lets itself be told.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Between two requests of a session that comes and goes.
+const PAUSE_BETWEEN_REQUESTS: Duration = Duration::from_millis(500);
 
 /// What all sessions are to do at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,78 +46,75 @@ pub struct Shared {
 pub struct Session {
     number: usize,
     instance: usize,
+    role: Role,
     door: watch::Receiver<Door>,
     orders: watch::Receiver<Orders>,
     ledger: Arc<Ledger>,
     connected: Arc<AtomicUsize>,
-    /// Between two messages, for a session that publishes.
-    interval: Option<Duration>,
+    /// Between two messages, or two requests.
+    interval: Duration,
 }
 
 impl Session {
+    /// `interval` is that between two messages of a session that publishes.
     pub fn new(
         number: usize,
         instance: usize,
+        role: Role,
         door: watch::Receiver<Door>,
         shared: &Shared,
-        interval: Option<Duration>,
+        interval: Duration,
     ) -> Session {
         let Shared { ledger, orders, connected } = shared;
         let (ledger, orders, connected) = (ledger.clone(), orders.clone(), connected.clone());
-        Session { number, instance, door, orders, ledger, connected, interval }
+        let interval = if matches!(role, Role::ComesAndGoes(_)) { PAUSE_BETWEEN_REQUESTS } else { interval };
+        Session { number, instance, role, door, orders, ledger, connected, interval }
     }
 
     /// Goes on until it is dropped, or the run is over.
     pub async fn run(mut self) {
         loop {
             let Ok(door) = self.door.wait_for(|door| door.is_open).await.map(|door| *door) else { return };
-            let pause = match Client::connect(door.address).await {
-                Ok(client) => self.live(client, door.generation).await,
-                Err(_) => None,
-            };
+            let pause =
+                match Client::connect(door.address, &self.role.hears().path(), Seat::subprotocol(self.role)).await {
+                    Ok(client) => self.live(client, door.generation).await,
+                    Err(_) => None,
+                };
             tokio::time::sleep(pause.unwrap_or_else(|| PAUSE.mul_f64(0.5 + 0.5 * fastrand::f64()))).await;
         }
     }
 
     /// From the server's agreement to the end; the pause that the server asked for.
     async fn live(&mut self, mut client: Client, generation: u64) -> Option<Duration> {
-        let life = self.ledger.begin(self.instance);
-        let sender = self.interval.map(|_| self.ledger.sender(&life));
+        let mut seat = Seat::take(&self.ledger, self.instance, self.role);
         self.connected.fetch_add(1, AcqRel);
         let mut has_stalled = false;
-        let ended = self.exchange(&mut client, &life, sender.as_deref(), &mut has_stalled).await;
+        let ended = self.exchange(&mut client, &mut seat, &mut has_stalled).await;
         self.connected.fetch_sub(1, AcqRel);
         let was_struck = self.door.borrow().generation != generation;
         let cause = cause(&ended, was_struck, has_stalled);
-        self.ledger.end(&life, sender.as_deref(), End { why: ended.to_string(), cause });
+        seat.leave(End { why: ended.to_string(), cause });
         asked_pause(&ended)
     }
 
-    async fn exchange(
-        &mut self,
-        client: &mut Client,
-        life: &Life,
-        sender: Option<&Sender>,
-        has_stalled: &mut bool,
-    ) -> Ended {
+    async fn exchange(&mut self, client: &mut Client, seat: &mut Seat, has_stalled: &mut bool) -> Ended {
         let template = Template::new(Content::Filler, MARKER_BYTES);
         let mut ticks = ticks(self.interval);
         loop {
             let orders = *self.orders.borrow_and_update();
             let is_stalled = orders.stalled_from.is_some_and(|from| self.number >= from);
             *has_stalled |= is_stalled;
-            let may_send = orders.publishes && client.is_flushed();
+            let may_send = orders.publishes && client.is_flushed() && !matches!(self.role, Role::Listens(_));
             let done = tokio::select! {
-                turned = client.turn(), if !is_stalled => turned.map_err(Ended::from).and_then(|()| {
-                    client.take(|payload| {
-                        if let Some(marker) = Marker::decode(payload) {
-                            self.ledger.hear(life, sender, marker);
-                        }
-                    })
-                }),
-                _ = ticks.tick(), if may_send && sender.is_some() => {
-                    let marker = sender.and_then(|sender| self.ledger.send(sender));
-                    let sent = client.send(|out| marker.into_iter().for_each(|marker| template.append(marker, out)));
+                turned = client.turn(), if !is_stalled => {
+                    turned.map_err(Ended::from).and_then(|()| client.take(|payload| seat.hear(payload)))
+                }
+                _ = ticks.tick(), if may_send => {
+                    let (message, request) = (seat.next_message(), seat.next_request());
+                    let sent = client.send(|out| {
+                        message.into_iter().for_each(|marker| template.append(marker, out));
+                        request.iter().for_each(|request| wire::encode(wire::TEXT, request.as_bytes(), out));
+                    });
                     self.ledger.sent.notify_waiters();
                     sent.map_err(Ended::from)
                 }
@@ -135,10 +136,9 @@ pub fn connected(count: &AtomicUsize) -> usize {
     count.load(Acquire)
 }
 
-/// The first tick at a time of chance, so that not all publish at once. A session that does not publish has ticks too,
-/// which nobody waits for.
-fn ticks(interval: Option<Duration>) -> Interval {
-    let interval = interval.unwrap_or(Duration::from_secs(1));
+/// The first tick at a time of chance, so that not all publish at once. A session that only listens has ticks too, which
+/// nobody waits for.
+fn ticks(interval: Duration) -> Interval {
     let start = tokio::time::Instant::now() + interval.mul_f64(fastrand::f64());
     let mut ticks = tokio::time::interval_at(start, interval);
     // What could not be sent in time is not made up for: the rate is steady.

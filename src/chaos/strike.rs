@@ -12,7 +12,7 @@ use super::instance::Instance;
 use super::ledger::Ledger;
 use super::script::{Fault, Kind};
 use super::session::Orders;
-use crate::broker::Delivery;
+use super::subject::Route;
 
 /// How often a fault strikes anew that struck while nothing was outstanding.
 const TRIES_MAX: u32 = 3;
@@ -76,8 +76,10 @@ pub struct Striker<'a> {
     pub orders: watch::Sender<Orders>,
     pub sessions: usize,
     pub publishers: usize,
-    /// What the instances are held to.
-    pub guarantee: Delivery,
+    /// On which messages have to flow.
+    pub routes: &'static [Route],
+    /// Messages may be lost with the instances' queues, and have to be told then.
+    pub has_queues: bool,
 }
 
 impl Striker<'_> {
@@ -90,7 +92,7 @@ impl Striker<'_> {
             struck.in_vain = in_vain;
             struck.flowed = self.flowed(struck.mended).await?;
             if struck.counts() || in_vain + 1 == TRIES_MAX {
-                if self.guarantee == Delivery::Queue && fault.kind.takes_queues_along() {
+                if self.has_queues && fault.kind.takes_queues_along() {
                     self.pass(TELLING_TIME).await?;
                 }
                 let told = self.told().await?.into_iter().zip(told_before);
@@ -209,7 +211,7 @@ impl Striker<'_> {
     /// Waits until messages flow that were sent after `since`; when that was, if they do in time.
     pub async fn flowed(&mut self, since: Duration) -> anyhow::Result<Option<Duration>> {
         let deadline = Instant::now() + FLOW_TIMEOUT;
-        while !self.ledger.flows_since(since) {
+        while !self.ledger.flows_since(since, self.routes) {
             if Instant::now() > deadline {
                 return Ok(None);
             }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::balance::{Balance, Excuse};
+use super::balance::{Balance, Excuse, Sums};
 use super::options::Options;
 use super::strike::Struck;
+use super::subject::Route;
 use crate::bench::progress::grouped;
 use crate::broker::Delivery;
 
@@ -27,28 +28,24 @@ fn is_excuse(struck: &Struck) -> bool {
     struck.fault.kind.takes_queues_along()
 }
 
-/// Enters with each fault what it took along, by the balance that was settled with its [`excuses`].
-pub fn charge(faults: &mut [Struck], balance: &Balance) {
-    let taking = faults.iter_mut().filter(|struck| is_excuse(struck));
-    taking.zip(&balance.messages_lost).for_each(|(struck, lost)| struck.lost.clone_from(lost));
+/// Enters with each fault what it took along of what may be lost at all, by the balances that were settled with its
+/// [`excuses`].
+pub fn charge(options: &Options, faults: &mut [Struck], balances: &[(Route, Balance)]) {
+    let of_queues = || balances.iter().filter(|_| options.delivery() == Delivery::Queue);
+    for (place, struck) in faults.iter_mut().filter(|struck| is_excuse(struck)).enumerate() {
+        let lost_at = |instance| of_queues().map(|(_, balance)| balance.messages_lost[place][instance]).sum();
+        struck.lost = (0..options.instances).map(lost_at).collect();
+    }
 }
 
 /// Each thing that must not have been, in a sentence.
-pub fn forbidden(options: &Options, balance: &Balance, faults: &[Struck], not_back: usize) -> Vec<String> {
-    let mut sentences = match options.guarantee() {
-        Delivery::Stream => of_stream(balance),
-        Delivery::Queue => of_queue(balance, faults),
-    };
-    let all = balance.all();
-    let forgiven = if options.allow_refusals { all.refused } else { 0 };
-    let mut add = |count: u64, what: &str| {
-        if count > 0 {
-            sentences.push(format!("{} {what}", grouped(count)));
-        }
-    };
-    add(all.duplicated, "deliveries came twice");
-    add(all.disconnected - forgiven, "connections were ended without a cause");
-    add(not_back as u64, "sessions were not connected at the end");
+pub fn forbidden(options: &Options, balances: &[(Route, Balance)], faults: &[Struck], not_back: usize) -> Vec<String> {
+    let of_route = |(route, balance): &(Route, Balance)| of_route(options, *route, &balance.all());
+    let mut sentences: Vec<String> = balances.iter().flat_map(of_route).collect();
+    sentences.extend(faults.iter().flat_map(untold));
+    if not_back > 0 {
+        sentences.push(format!("{} sessions were not connected at the end", grouped(not_back as u64)));
+    }
     for struck in faults {
         let (at, name) = (struck.at.as_secs_f64(), struck.fault.kind.name());
         if struck.flowed.is_none() {
@@ -62,29 +59,38 @@ pub fn forbidden(options: &Options, balance: &Balance, faults: &[Struck], not_ba
     sentences
 }
 
-fn of_stream(balance: &Balance) -> Vec<String> {
-    let all = balance.all();
-    let counts = [
-        (all.lost, "deliveries were lost"),
-        (all.reordered, "deliveries came out of order"),
-        (all.unordered, "deliveries came in another order than elsewhere"),
-    ];
-    sentences(&counts)
+fn of_route(options: &Options, route: Route, all: &Sums) -> Vec<String> {
+    let forgiven = if options.allow_refusals { all.refused } else { 0 };
+    let always = [(all.duplicated, "came twice"), (all.unwanted, "came to who had not asked for them, or had left")];
+    let held_to = match options.delivery() {
+        Delivery::Stream => of_stream(all),
+        Delivery::Queue => of_queue(all),
+    };
+    let deliveries = held_to.into_iter().chain(always).filter(|(count, _)| *count > 0);
+    let of_deliveries = |(count, what)| format!("{} deliveries of the {} {what}", grouped(count), route.name());
+    let mut sentences: Vec<String> = deliveries.map(of_deliveries).collect();
+    if all.disconnected > forgiven {
+        let count = grouped(all.disconnected - forgiven);
+        sentences.push(format!("{count} connections for the {} were ended without a cause", route.name()));
+    }
+    sentences
+}
+
+fn of_stream(all: &Sums) -> Vec<(u64, &'static str)> {
+    vec![
+        (all.lost, "were lost"),
+        (all.reordered, "came out of order"),
+        (all.unordered, "came in another order than elsewhere"),
+    ]
 }
 
 /// A message may be lost where its queue was, and then has to be told there, before the next fault strikes; one that the
 /// broker refused at first may come late.
-fn of_queue(balance: &Balance, faults: &[Struck]) -> Vec<String> {
-    let all = balance.all();
-    let mut sentences = sentences(&[
-        (all.lost_without_excuse, "deliveries were lost though neither the broker nor the wire had failed"),
-        (
-            all.reordered_without_excuse,
-            "deliveries came out of order though neither the broker nor the wire had failed",
-        ),
-    ]);
-    sentences.extend(faults.iter().flat_map(untold));
-    sentences
+fn of_queue(all: &Sums) -> Vec<(u64, &'static str)> {
+    vec![
+        (all.lost_without_excuse, "were lost though neither the broker nor the wire had failed"),
+        (all.reordered_without_excuse, "came out of order though neither the broker nor the wire had failed"),
+    ]
 }
 
 /// An instance that told of fewer messages than it lost by this fault.
@@ -97,15 +103,9 @@ fn untold(struck: &Struck) -> impl Iterator<Item = String> {
     })
 }
 
-fn sentences(counts: &[(u64, &str)]) -> Vec<String> {
-    let some = counts.iter().filter(|(count, _)| *count > 0);
-    some.map(|(count, what)| format!("{} {what}", grouped(*count))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::balance::Sums;
     use crate::chaos::script::{Fault, Kind};
 
     fn options(line: &str) -> Options {
@@ -119,7 +119,11 @@ mod tests {
     }
 
     fn verdict(line: &str, sums: Sums) -> Vec<String> {
-        forbidden(&options(line), &balance(sums), &[], 0)
+        verdict_of(Route::Broadcast, line, sums)
+    }
+
+    fn verdict_of(route: Route, line: &str, sums: Sums) -> Vec<String> {
+        forbidden(&options(line), &[(route, balance(sums))], &[], 0)
     }
 
     fn struck(kind: Kind, instance: Option<usize>) -> Struck {
@@ -148,44 +152,63 @@ mod tests {
 
     #[test]
     fn a_stream_loses_nothing_whatever_the_excuse() {
-        let sums = Sums { lost: 1_200, messages_lost: 12, messages_told_missing: 12, ..Sums::default() };
-        assert_eq!(verdict("--delivery stream", sums), ["1,200 deliveries were lost"]);
+        let sums = Sums { lost: 1_200, messages_lost: 12, ..Sums::default() };
+        assert_eq!(verdict("--delivery stream", sums), ["1,200 deliveries of the broadcast were lost"]);
         assert_eq!(verdict("--delivery queue", sums), [""; 0], "told, and excused");
     }
 
     #[test]
     fn a_queue_tells_of_every_loss() {
-        let sums = Sums { lost: 24, lost_without_excuse: 2, messages_told_missing: 24, ..Sums::default() };
-        assert!(verdict("", sums)[0].starts_with("2 deliveries were lost though"));
+        let sums = Sums { lost: 24, lost_without_excuse: 2, ..Sums::default() };
+        assert!(verdict("", sums)[0].starts_with("2 deliveries of the broadcast were lost though"));
         let mut faults =
             [struck(Kind::BrokerKill, None), struck(Kind::MemoryAlarm, None), struck(Kind::WireCut, Some(1))];
-        let balance = Balance { messages_lost: vec![vec![12, 3], vec![0, 7]], ..balance(Sums::default()) };
-        charge(&mut faults, &balance);
+        let lost = |messages_lost| Balance { messages_lost, ..balance(Sums::default()) };
+        let balances = [
+            (Route::Broadcast, lost(vec![vec![10, 3], vec![0, 7]])),
+            (Route::Topics, lost(vec![vec![2, 0], vec![0, 0]])),
+        ];
+        charge(&options(""), &mut faults, &balances);
         assert_eq!(faults.each_ref().map(|struck| &struck.lost[..]), [&[12, 3][..], &[], &[0, 7]]);
         // Too much elsewhere makes up for nothing.
         for (struck, told) in faults.iter_mut().zip([[11, 40], [40, 40], [40, 7]]) {
             struck.told = told.to_vec();
         }
-        let sentences = forbidden(&options(""), &balance, &faults, 0);
+        let sentences = forbidden(&options(""), &balances, &faults, 0);
         assert_eq!(sentences, ["instance 1 lost 12 messages by the broker-kill at 20.0 s, but told of 11"]);
+    }
+
+    #[test]
+    fn topics_are_held_to_the_same_and_nobody_hears_what_it_did_not_ask_for() {
+        let lost = Sums { lost: 5, messages_lost: 5, ..Sums::default() };
+        assert_eq!(verdict_of(Route::Topics, "--delivery queue", lost), [""; 0], "told, and excused");
+        assert_eq!(verdict_of(Route::Topics, "--delivery stream", lost), ["5 deliveries of the topics were lost"]);
+        let sums = Sums { unwanted: 3, ..Sums::default() };
+        for line in ["--delivery queue", "--delivery stream"] {
+            let sentences = verdict_of(Route::Topics, line, sums);
+            assert_eq!(sentences, ["3 deliveries of the topics came to who had not asked for them, or had left"]);
+        }
     }
 
     #[test]
     fn doubles_order_and_disconnects_are_never_forgiven() {
         for line in ["--delivery queue", "--delivery stream"] {
-            assert_eq!(verdict(line, Sums { duplicated: 1, ..Sums::default() }), ["1 deliveries came twice"]);
+            assert_eq!(
+                verdict(line, Sums { duplicated: 1, ..Sums::default() }),
+                ["1 deliveries of the broadcast came twice"]
+            );
             let sums = Sums { reordered: 1, reordered_without_excuse: 1, ..Sums::default() };
-            assert!(verdict(line, sums)[0].starts_with("1 deliveries came out of order"));
+            assert!(verdict(line, sums)[0].starts_with("1 deliveries of the broadcast came out of order"));
             let sums = Sums { disconnected: 2, ..Sums::default() };
-            assert_eq!(verdict(line, sums), ["2 connections were ended without a cause"]);
+            assert_eq!(verdict(line, sums), ["2 connections for the broadcast were ended without a cause"]);
         }
     }
 
     #[test]
     fn refusals_are_forgiven_where_they_were_allowed() {
         let sums = Sums { disconnected: 3, refused: 2, ..Sums::default() };
-        assert_eq!(verdict("", sums), ["3 connections were ended without a cause"]);
-        assert_eq!(verdict("--allow-refusals", sums), ["1 connections were ended without a cause"]);
+        assert_eq!(verdict("", sums), ["3 connections for the broadcast were ended without a cause"]);
+        assert_eq!(verdict("--allow-refusals", sums), ["1 connections for the broadcast were ended without a cause"]);
     }
 
     #[test]
@@ -197,10 +220,10 @@ mod tests {
             (Struck { trouble: Some("it did not stop".to_owned()), ..fault }, "it did not stop"),
         ];
         for (fault, named) in cases {
-            let sentences = forbidden(&options(""), &balance(Sums::default()), &[fault], 0);
+            let sentences = forbidden(&options(""), &[], &[fault], 0);
             assert!(sentences.len() == 1 && sentences[0].contains(named), "{sentences:?}");
         }
-        assert_eq!(forbidden(&options(""), &balance(Sums::default()), &[], 4).len(), 1);
+        assert_eq!(forbidden(&options(""), &[], &[], 4).len(), 1);
     }
 
     #[test]

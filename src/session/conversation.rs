@@ -24,6 +24,9 @@ use crate::topic::Pattern;
 /// Patterns with wildcards that one session may subscribe to: each message of a topic is looked up among all of them.
 const WILDCARDS_MAX: usize = 100;
 
+/// Off only in a build that is to be caught telling clients what they have left.
+const UNSUBSCRIBES: bool = !cfg!(feature = "fault-no-unsubscribing");
+
 /// What a session that speaks JSON has beside one that does not. Moved along with what is being done.
 pub(super) struct Conversation {
     membership: Membership,
@@ -113,7 +116,7 @@ impl Conversation {
     /// Ready when nothing that is selected is heard any more.
     async fn unsubscribe(&mut self, selection: Selection) {
         for pattern in &selection.patterns {
-            if self.subscribed.remove(pattern) {
+            if self.subscribed.remove(pattern) && UNSUBSCRIBES {
                 self.membership.unsubscribe(pattern);
             }
         }

@@ -54,6 +54,31 @@ async fn the_floor_stands_beside_with_a_ratio() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_stand_beside_the_broadcast() {
+    let json = temporary("topics.json");
+    let work = ["topics", "--topics", "40", "--subscribers", "3", "--sessions", "12", "--publishers", "2"];
+    let briefly = ["--warmup", "0.1", "--duration", "0.3", "--json", &json];
+    let mut command = crate::support::process::clean(env!("CARGO_BIN_EXE_warren"));
+    command.arg("bench").args(work).args(briefly).stdin(Stdio::null()).kill_on_drop(true);
+    let output = within_deadline("the run", command.output()).await.expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(table.lines().count(), 6, "{table}");
+    let report = read_json(&json);
+    let of = |case: usize, name: &str| report["cases"][case]["medians"][name].as_f64().expect("a number");
+    for (case, fan_out) in [(0, 3.0), (1, 3.0), (2, 3.0), (3, 12.0)] {
+        let (messages, deliveries) = (of(case, "messages_per_second"), of(case, "deliveries_per_second"));
+        assert!(messages > 0.0 && (deliveries / messages - fan_out).abs() < 0.01, "{report:#}");
+    }
+    let error = crate::support::process::clean(env!("CARGO_BIN_EXE_warren"))
+        .args(["bench", "topics", "--sessions", "9"])
+        .output()
+        .await
+        .expect("the program runs");
+    assert_eq!(error.status.code(), Some(2), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compressed_messages_take_fewer_bytes_and_are_checked_like_others() {
     let work = ["--sessions", "10", "--publishers", "2", "--size", "1024", "--payload", "json"];
     let run = async |name: &str, more: &[&str]| {

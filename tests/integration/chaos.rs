@@ -24,8 +24,8 @@ const FAULTS_THAT_FIND_OUT: [&str; 4] = ["--seed", "1", "--faults", "broker-kill
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_stream_nothing_is_lost_whatever_breaks() {
     let report = keeps_the_guarantee("stream", FAULTS_WITH_STREAM).await;
-    assert_eq!(report["all"]["lost"], 0, "{report:#}");
-    assert_eq!(report["all"]["reordered"], 0, "{report:#}");
+    let all = &report["all"];
+    assert_eq!((&all["lost"], &all["reordered"]), (&Value::from(0), &Value::from(0)), "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,6 +56,12 @@ async fn a_build_that_does_not_publish_again_is_found_out() {
 async fn a_build_that_does_not_drop_doubles_is_found_out() {
     let all = is_found_out("no-dropping-of-doubles", "queue").await;
     assert!(all["duplicated"].as_u64() > Some(0), "{all:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_does_not_end_subscriptions_is_found_out() {
+    let all = is_found_out("no-unsubscribing", "queue").await;
+    assert!(all["unwanted"].as_u64() > Some(0), "{all:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +102,12 @@ async fn keeps_the_guarantee(delivery: &str, faults: &[&str]) -> Value {
     assert!(struck.iter().all(|fault| fault["outstanding"].as_u64() > Some(0)), "{report:#}");
     let all = &report["all"];
     assert!(all["accepted"].as_u64() > Some(500) && all["delivered"].as_u64() > Some(500 * 20), "{report:#}");
-    assert_eq!((&all["duplicated"], &all["disconnected"]), (&Value::from(0), &Value::from(0)), "{report:#}");
+    for never in ["duplicated", "unwanted", "disconnected"] {
+        assert_eq!(all[never], 0, "{report:#}");
+    }
+    for route in ["broadcast", "topics"] {
+        assert!(report["by_route"][route]["accepted"].as_u64() > Some(200), "{report:#}");
+    }
     // The instance that was killed or drained had sessions, and they came back.
     assert!(report["ends"].as_object().is_some_and(|ends| !ends.is_empty()), "{report:#}");
     report

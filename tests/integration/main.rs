@@ -1,12 +1,15 @@
 //! Warren as its users see it: real sockets, a real RabbitMQ, a real browser. `make test` brings what they need.
 
+mod amqp;
 mod support;
 mod topics;
 
 mod bench;
 mod chaos;
 mod contract;
+mod interest;
 mod json;
+mod model;
 mod nodes;
 mod outage;
 mod rabbitmq;

@@ -68,10 +68,10 @@ impl Worker {
         poll: Poll,
     ) -> io::Result<Worker> {
         let timer = Timer::new(poll.registry(), TIMER)?;
-        let offer = plan.compress.then_some(COMPRESSION);
+        let offer: Vec<_> = plan.compress.then_some(("Sec-WebSocket-Extensions", COMPRESSION)).into_iter().collect();
         let mine = plan.sessions.saturating_sub(index).div_ceil(plan.threads);
         Ok(Worker {
-            requests: plan.targets.iter().map(|target| target.request(ACCEPT_KEY, offer)).collect(),
+            requests: plan.targets.iter().map(|target| target.request(ACCEPT_KEY, &offer)).collect(),
             accept: accept_key(ACCEPT_KEY),
             timer,
             sessions: Vec::with_capacity(mine),

@@ -39,6 +39,10 @@ pub enum Kind {
 pub struct Own {
     pub broker: Option<BrokerUri>,
     pub instances: usize,
+    /// Instances among them that have sessions; zero means all.
+    pub served: usize,
+    /// Where sessions are opened.
+    pub path: String,
     /// Zero means one per core.
     pub worker_threads: usize,
     pub coalesce_ms: u32,
@@ -48,7 +52,15 @@ pub struct Own {
 
 impl Default for Own {
     fn default() -> Own {
-        Own { broker: None, instances: 1, worker_threads: 0, coalesce_ms: 0, arguments: Vec::new() }
+        Own {
+            broker: None,
+            instances: 1,
+            served: 0,
+            path: "/message".to_owned(),
+            worker_threads: 0,
+            coalesce_ms: 0,
+            arguments: Vec::new(),
+        }
     }
 }
 
@@ -118,9 +130,12 @@ impl Server {
                 let prefix = format!("bench-{}-{:08x}", std::process::id(), fastrand::u32(..));
                 server.traces = own.broker.clone().map(|uri| (uri, prefix.clone()));
                 for _ in 0..own.instances {
-                    server.add(spawn(&mut own.command(&prefix)?)?, "/message")?;
+                    server.add(spawn(&mut own.command(&prefix)?)?, &own.path)?;
                 }
                 server.wait_until_ready()?;
+                if own.served > 0 {
+                    server.targets.truncate(own.served);
+                }
                 Ok(server)
             }
         }
@@ -182,7 +197,7 @@ impl Drop for Server {
         if let Some((broker, prefix)) = &self.traces
             && let Err(error) = remove_cluster(broker, prefix)
         {
-            log::warn!("the exchanges {prefix}.broadcast and {prefix}.direct are left in {broker}: {error}");
+            log::warn!("the exchanges of {prefix} are left in {broker}: {error}");
         }
     }
 }

@@ -14,12 +14,14 @@ use hdrhistogram::Histogram;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind, PublisherConfirm};
 
 use crate::bench::load::latency_histogram;
 use crate::config::BrokerUri;
+use crate::place::TOPIC_PARTITIONS;
 
 /// Messages on their way to the consumer at most: enough that it never waits.
 const UNDERWAY_MAX: u64 = 4096;
@@ -119,14 +121,19 @@ pub fn throughput(broker: &BrokerUri, window: usize, size: usize, duration: Dura
     })
 }
 
-/// Removes the durable exchanges of a cluster that only this program has used.
+/// Removes what outlives a cluster that only this program has used: its durable exchanges, and its stream if it had one.
 pub fn remove_cluster(broker: &BrokerUri, prefix: &str) -> anyhow::Result<()> {
     let removing = async {
         let connection = Connection::connect(broker.expose(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
-        for name in ["broadcast", "direct"] {
+        for name in ["broadcast", "beacon", "topics", "partitions", "direct"] {
             let name = format!("{prefix}.{name}");
             channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default()).await?;
+        }
+        // RabbitMQ has no objection to the deletion of what is not there.
+        let partitions = (0..TOPIC_PARTITIONS).map(|partition| format!("{prefix}.topics.{partition}"));
+        for stream in partitions.chain([format!("{prefix}.stream")]) {
+            channel.queue_delete(stream.as_str().into(), QueueDeleteOptions::default()).await?;
         }
         connection.close(200, "done".into()).await?;
         Ok(())

@@ -19,7 +19,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The slowest handshake while all of the plan's sessions leave at once, and what went wrong with these.
 pub fn slowest_handshake(plan: Plan, interrupt: &Interrupt) -> anyhow::Result<(Duration, Faults)> {
     let target = plan.targets.first().cloned().ok_or_else(|| anyhow::anyhow!("no target"))?;
-    let (address, request) = (target.resolve()?, target.request(ACCEPT_KEY, None));
+    let (address, request) = (target.resolve()?, target.request(ACCEPT_KEY, &[]));
     let load = Load::start(plan)?;
     load.opened(|_| if interrupt.is_set() { Err(Ended::Interrupted) } else { Ok(()) })?;
     std::thread::scope(|scope| {

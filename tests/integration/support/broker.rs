@@ -14,6 +14,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 use warren::config::{BrokerChoice, Config};
+use warren::place::TOPIC_PARTITIONS;
 
 /// The exchanges of one test, under a prefix of its own so that all tests run side by side. Its drop removes them.
 #[derive(Clone)]
@@ -69,7 +70,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let (url, stream) = (self.url.clone(), self.stream());
-        let names = [self.broadcast(), self.beacon(), self.topics(), self.direct()];
+        let partitions = (0..TOPIC_PARTITIONS).map(|partition| format!("{}.{partition}", self.topics()));
+        let streams: Vec<String> = partitions.chain([stream]).collect();
+        let beacons = format!("{}.partitions", self.prefix);
+        let names = [self.broadcast(), self.beacon(), self.topics(), beacons, self.direct()];
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
@@ -80,7 +84,9 @@ impl Drop for Cluster {
                     let _ = channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default()).await;
                 }
                 let Ok(channel) = connection.create_channel().await else { return };
-                let _ = channel.queue_delete(stream.as_str().into(), QueueDeleteOptions::default()).await;
+                for stream in streams {
+                    let _ = channel.queue_delete(stream.as_str().into(), QueueDeleteOptions::default()).await;
+                }
             });
         });
         let _ = cleaning.join();

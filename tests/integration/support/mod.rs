@@ -5,6 +5,7 @@ pub mod browser;
 pub mod bystanders;
 pub mod client;
 pub mod deflate;
+pub mod examples;
 pub mod http;
 pub mod instance;
 pub mod json;

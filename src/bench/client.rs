@@ -1,4 +1,4 @@
-//! One WebSocket connection of a session.
+//! One WebSocket connection, driven by tokio: for sessions that do more than listen and publish.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::bench::load::{ACCEPT_KEY, handshake_answer};
-use crate::bench::target::Target;
-use crate::bench::wire;
+use super::load::{ACCEPT_KEY, handshake_answer};
+use super::target::Target;
+use super::wire;
 use crate::protocol::accept_key;
 
 /// Time for the server to agree to a connection.
@@ -40,16 +40,17 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Result<Client, Ended> {
-        let opening = tokio::time::timeout(HANDSHAKE_TIMEOUT, Client::open(address));
+    pub async fn connect(address: SocketAddr, path: &str, subprotocol: Option<&str>) -> Result<Client, Ended> {
+        let opening = tokio::time::timeout(HANDSHAKE_TIMEOUT, Client::open(address, path, subprotocol));
         opening.await.unwrap_or_else(|_| Err(Ended::Refused("no answer to the handshake".to_owned())))
     }
 
-    async fn open(address: SocketAddr) -> Result<Client, Ended> {
-        let target = Target::local(address.port(), "/message").map_err(|error| Ended::Refused(error.to_string()))?;
+    async fn open(address: SocketAddr, path: &str, subprotocol: Option<&str>) -> Result<Client, Ended> {
+        let target = Target::local(address.port(), path).map_err(|error| Ended::Refused(error.to_string()))?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let mut client = Client { stream, input: Vec::new(), out: target.request(ACCEPT_KEY, None) };
+        let headers: Vec<_> = subprotocol.map(|name| ("Sec-WebSocket-Protocol", name)).into_iter().collect();
+        let mut client = Client { stream, input: Vec::new(), out: target.request(ACCEPT_KEY, &headers) };
         let accept = accept_key(ACCEPT_KEY);
         loop {
             client.turn().await?;
@@ -106,12 +107,12 @@ impl Client {
     }
 
     /// Hands each message that has arrived to `hear`; answers pings, and a close, which is the end.
-    pub fn take(&mut self, mut hear: impl FnMut(&[u8])) -> Result<(), Ended> {
+    pub fn take(&mut self, mut hear: impl FnMut(&[u8]) -> Result<(), Ended>) -> Result<(), Ended> {
         let mut used = 0;
         while let Some(frame) = wire::decode(&self.input[used..], false)? {
             used += frame.length;
             match frame.opcode {
-                wire::TEXT | wire::BINARY => hear(frame.payload),
+                wire::TEXT | wire::BINARY => hear(frame.payload)?,
                 wire::PING => wire::encode(wire::PONG, frame.payload, &mut self.out),
                 wire::CLOSE => {
                     let ended = closed(frame.payload);
