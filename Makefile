@@ -2,10 +2,10 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run cluster stop test fuzz bench bench-topics chaos check clean
+.PHONY: help run cluster demo stop test fuzz bench bench-topics chaos check clean
 
 # Every script of the repository starts with this line.
-SCRIPTS := $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts tests/python .ci)
+SCRIPTS = $(shell grep -rlx '\#!/usr/bin/env bash' rabbitmq scripts tests/python .ci)
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ run: ## one instance on port 8080, without a broker (ARGS="--port 9000" for othe
 
 cluster: ## RabbitMQ and two instances, on ports 8080 and 8081, until Ctrl-C
 	@scripts/cluster
+
+demo: ## the same with two backends that share what clients send to /app/…, see docs/backends.md
+	@scripts/cluster demo
 
 stop: ## stop the cluster of this checkout, from any terminal
 	@scripts/cluster stop

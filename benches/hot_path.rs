@@ -78,9 +78,15 @@ fn fan_out(criterion: &mut Criterion) {
     let (deliveries, delivered) = mpsc::channel(16);
     let own = Incarnation::begin(InstanceName::parse("a_1").expect("a name"));
     let history = HistoryLimits { bytes_max: 8 << 20, messages_max: 1000, age_max: Duration::from_secs(3600) };
-    let (compression_bytes_min, coalesce, looks_back) = (1024, Duration::ZERO, Arc::new(|| false));
-    let batching =
-        Batching { own, compression_bytes_min, coalesce, history: Some(history), resume_bytes_max: 0, looks_back };
+    let batching = Batching {
+        own,
+        compression_bytes_min: 1024,
+        coalesce: Duration::ZERO,
+        history: Some(history),
+        resume_bytes_max: 0,
+        looks_back: Arc::new(|| false),
+        session_named: Arc::new(|_| None),
+    };
     runtime.spawn(hub.clone().run(batching, delivered));
     let payload = Bytes::from(vec![b'x'; 128]);
     let mut group = criterion.benchmark_group("hub");
@@ -121,11 +127,11 @@ fn envelopes(criterion: &mut Criterion) {
     };
     let mut group = criterion.benchmark_group("AMQP envelope");
     group.bench_function("properties of a message", |bencher| {
-        bencher.iter(|| envelope::properties(black_box(&message), &incarnation, 17));
+        bencher.iter(|| envelope::properties(black_box(&message), &incarnation, Some(17)));
     });
     let delivery = || {
         let mut delivery = Delivery::mock(1, "warren.broadcast".into(), "".into(), false, message.payload.to_vec());
-        delivery.properties = envelope::properties(&message, &incarnation, 17);
+        delivery.properties = envelope::properties(&message, &incarnation, Some(17));
         delivery
     };
     group.bench_function("message of a delivery", |bencher| {

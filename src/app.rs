@@ -15,11 +15,11 @@ use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBoun
 use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, Link};
 use crate::config::{ApiKeys, BrokerChoice, BrokerUri, Config, MetricsListen};
 use crate::http::{self, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
-use crate::hub::{Batching, HistoryLimits, Hub};
+use crate::hub::{self, Batching, HistoryLimits, Hub, SessionNamed};
 use crate::instance::{Incarnation, InstanceName};
 use crate::interest::Interest;
 use crate::message::MessageIds;
-use crate::metrics::Metrics;
+use crate::metrics::{Dropped, Metrics};
 use crate::open_files;
 use crate::place::Delivered;
 use crate::session::{Limits, NoResumption, Rate, Sessions};
@@ -131,7 +131,7 @@ impl App {
             replay,
         });
         let handshakes = handshake_limits(&self.config);
-        let batching = self.batching(replay.ok(), broker.link());
+        let batching = self.batching(replay.ok(), broker.link(), &sessions);
         let mut patience = Patience {
             delay: Duration::from_millis(self.config.drain_delay_ms),
             timeout: Duration::from_millis(self.config.drain_timeout_ms),
@@ -163,7 +163,12 @@ impl App {
         outcome
     }
 
-    fn batching(&self, history: Option<HistoryLimits>, link: watch::Receiver<Link>) -> Batching {
+    fn batching(
+        &self,
+        history: Option<HistoryLimits>,
+        link: watch::Receiver<Link>,
+        sessions: &Arc<Sessions>,
+    ) -> Batching {
         Batching {
             own: self.incarnation.clone(),
             compression_bytes_min: self.config.compression_bytes_min,
@@ -171,7 +176,21 @@ impl App {
             history,
             resume_bytes_max: if resumption(&self.config).is_ok() { self.config.resume_bytes_max } else { 0 },
             looks_back: Arc::new(move || link.borrow().attachments == 0),
+            session_named: self.session_named(sessions),
         }
+    }
+
+    /// Finds who is meant, and counts what is said to who is gone.
+    fn session_named(&self, sessions: &Arc<Sessions>) -> SessionNamed {
+        // The broker ends the hub, and the sessions hold the broker: so the hub must not hold them.
+        let (sessions, metrics) = (Arc::downgrade(sessions), self.metrics.broker.clone());
+        Arc::new(move |name| {
+            let session = sessions.upgrade().and_then(|sessions| sessions.named(name));
+            if session.is_none() {
+                metrics.dropped(Dropped::NoSession);
+            }
+            session.map(|session| session as Arc<dyn hub::Listener>)
+        })
     }
 
     /// The broker that the configuration names.

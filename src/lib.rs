@@ -20,6 +20,7 @@ pub mod hub;
 
 pub mod close;
 pub mod cursor;
+pub mod inbound;
 pub mod instance;
 pub mod interest;
 pub mod logging;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use crate::inbound::{Inbound, SessionName};
 use crate::instance::{Incarnation, InstanceName};
 use crate::terms::{Fingerprint, Terms};
 use crate::topic::Topic;
@@ -29,6 +30,10 @@ pub enum Target {
     Topic(Topic),
     /// Every session on `/message` of one instance.
     Instance(InstanceName),
+    /// One session of this instance, if it is still there.
+    Session(SessionName),
+    /// One member of each group of backends that wants what comes to the destination.
+    Backends(Arc<Inbound>),
 }
 
 /// A message's identity, given by its publisher and kept by every copy of it. At most 255 bytes (an AMQP short string).

@@ -58,6 +58,8 @@ impl IdempotencyKey {
             Target::Broadcast => ("broadcast", ""),
             Target::Topic(topic) => ("topic", topic.as_str()),
             Target::Instance(name) => ("instance", name.as_str()),
+            Target::Session(name) => ("session", name.as_str()),
+            Target::Backends(inbound) => ("backends", inbound.destination.routing_key()),
         };
         // None of the parts can have a line feed.
         let digest = Sha256::digest(format!("{kind}\n{name}\n{}", self.as_str()));

@@ -90,6 +90,9 @@ impl MemoryBroker {
         if !self.link.borrow().is_up() {
             return Err(NotAccepted::Stopping);
         }
+        if matches!(message.target, Target::Backends(_)) {
+            return Err(NotAccepted::WithoutBackends);
+        }
         let (instances, at) = self.exchange.next(&message.target);
         // Room with all of them first: a message that is withdrawn meanwhile must have reached nobody. An instance that
         // stopped is no longer meant.
@@ -156,7 +159,9 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::broker::tests::Heard;
     use crate::broker::{KeyBounds, Settle};
+    use crate::inbound::{Destination, Inbound, SessionName};
     use crate::message::{PayloadKind, Target};
     use crate::metrics::BrokerMetrics;
 
@@ -178,6 +183,20 @@ mod tests {
         let beginning = delivered.try_recv().expect("from where it hears");
         assert!(beginning.messages.is_empty() && beginning.readings.len() == 1);
         (broker, delivered)
+    }
+
+    #[test]
+    fn there_are_no_backends() {
+        let (one, mut delivered) = attach(&MemoryExchange::default());
+        let inbound = Inbound {
+            destination: Destination::parse("/app/test").unwrap(),
+            session: SessionName::from_publisher("a_1@0/1"),
+        };
+        let to_backends = Message { target: Target::Backends(Arc::new(inbound)), ..message("a") };
+        let heard = Arc::new(Heard::default());
+        assert_eq!(one.publish(to_backends, Receipt::to(heard.clone())).now_or_never(), Some(()));
+        assert_eq!(*heard.0.lock().unwrap(), [Err(NotAccepted::WithoutBackends)]);
+        assert!(delivered.try_recv().is_err());
     }
 
     #[test]

@@ -101,10 +101,16 @@ pub trait Broker: Send + Sync + 'static {
 pub enum NotAccepted {
     #[error("the broker has taken nothing for so long that the spool is full")]
     SpoolFull,
-    #[error("the instance stopped before the broker confirmed it; it may have been delivered")]
+    #[error("the broker's word did not come in time; it may have been delivered")]
     Unconfirmed,
     #[error("the instance is stopping")]
     Stopping,
+    #[error("no backend is bound to hear it")]
+    NoBackend,
+    #[error("a queue that is bound to hear it takes no more; others may have it")]
+    QueueFull,
+    #[error("there are no backends: the server runs without RabbitMQ")]
+    WithoutBackends,
 }
 
 /// Who wants to know what became of a message.

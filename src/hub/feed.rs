@@ -20,8 +20,9 @@ use super::history::{History, Replay};
 use super::log::{Excerpt, Log};
 use super::resume::{Entrance, Look};
 use super::worker::Audience;
-use super::{Batching, Hub, Listener};
+use super::{Batching, Hub, Listener, SessionNamed};
 use crate::cursor::Cursor;
+use crate::inbound::SessionName;
 use crate::instance::InstanceName;
 use crate::message::{Message, Target, now_unix_ms};
 use crate::place::{Delivered, Gap, Partition, Position};
@@ -71,6 +72,7 @@ pub struct Feed {
     at: Cursor,
     coalesce: Duration,
     looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
+    session_named: SessionNamed,
     /// When the newest message of the history was heard.
     heard: Option<Instant>,
     /// When the batches are handed out at the latest; `None` while they are empty.
@@ -79,7 +81,8 @@ pub struct Feed {
 
 impl Feed {
     pub fn new(hub: Hub, asked: mpsc::UnboundedReceiver<Asked>, batching: Batching) -> Feed {
-        let Batching { own, compression_bytes_min, coalesce, history, resume_bytes_max, looks_back } = batching;
+        let Batching { own, compression_bytes_min, coalesce, history, resume_bytes_max, looks_back, session_named } =
+            batching;
         Feed {
             hub,
             asked,
@@ -95,6 +98,7 @@ impl Feed {
             at: Cursor::default(),
             coalesce,
             looks_back,
+            session_named,
             heard: None,
             due: None,
         }
@@ -172,7 +176,8 @@ impl Feed {
             Target::Broadcast => self.add_broadcast(message, now),
             Target::Instance(name) if *name == self.own_name => self.add_broadcast(message, now),
             Target::Topic(topic) if self.hub.shared.interest.wants(topic) => self.add_topic(topic, message),
-            Target::Instance(_) | Target::Topic(_) => return,
+            Target::Session(name) => return self.tell_one(name, message),
+            Target::Instance(_) | Target::Topic(_) | Target::Backends(_) => return,
         }
         self.due.get_or_insert(now + self.coalesce);
         self.bytes += frame::encoded_len(message.payload.len());
@@ -257,6 +262,20 @@ impl Feed {
         let past = work.past.len() as u64;
         self.hub.shared.metrics.replayed(past.saturating_sub(1));
         self.hub.shared.workers[work.worker].enter(work).await;
+    }
+
+    /// Tells one session alone, past the workers: what is said to it keeps its order, but none beside what others hear, and
+    /// moves nobody's place.
+    fn tell_one(&mut self, name: &SessionName, message: &Message) {
+        let Some(listener) = (self.session_named)(name) else { return };
+        let wanted = Wanted::by(listener.format());
+        let mut batch = if wanted.some_placed() { Batch::placed() } else { Batch::unplaced() };
+        batch.add(&mut self.encoder, message, &Cursor::default(), wanted);
+        let frames = batch.take();
+        listener.deliver(&frames);
+        let metrics = &self.hub.shared.metrics;
+        metrics.broadcast(1, frames.about().payload_bytes);
+        metrics.delivered(1, frames.of(listener.format()).len() as u64);
     }
 
     async fn let_in(&mut self, latecomer: Latecomer) {

@@ -89,3 +89,15 @@ pub(super) struct Wanted {
     pub json: bool,
     pub json_deflated: bool,
 }
+
+impl Wanted {
+    /// What a listener of this format can be given.
+    pub fn by(format: Format) -> Wanted {
+        Wanted {
+            plain: !format.is_json(),
+            plain_deflated: format == Format::PlainDeflated,
+            json: format.is_json(),
+            json_deflated: format == Format::JsonDeflated,
+        }
+    }
+}

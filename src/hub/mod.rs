@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::inbound::SessionName;
 use crate::instance::Incarnation;
 use crate::interest::Interest;
 use crate::metrics::HubMetrics;
@@ -59,6 +60,9 @@ pub trait Listener: Send + Sync + 'static {
     fn seat(&self) -> &Seat;
 }
 
+/// Finds the session that bears a name, if it is there.
+pub type SessionNamed = Arc<dyn Fn(&SessionName) -> Option<Arc<dyn Listener>> + Send + Sync>;
+
 /// How messages become batches.
 #[derive(Clone)]
 pub struct Batching {
@@ -74,6 +78,8 @@ pub struct Batching {
     /// Whether the broker delivers what was said before this instance was there: that is as old as it says, while what
     /// comes later counts from when it comes.
     pub looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Who is meant by what is said to one session alone.
+    pub session_named: SessionNamed,
 }
 
 /// Who listens here. A cheap handle.

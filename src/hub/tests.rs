@@ -98,17 +98,26 @@ fn start() -> (Hub, mpsc::Sender<Delivered>) {
     start_with(Duration::ZERO)
 }
 
-fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Delivered>) {
-    let hub = Hub::start(2, Arc::new(Interest::in_everything()), HubMetrics::default());
-    let (deliveries, delivered) = mpsc::channel(4);
-    let batching = Batching {
+/// How the hub works whose sessions have no names.
+fn batching(coalesce: Duration) -> Batching {
+    Batching {
         own: own(),
         compression_bytes_min: 100,
         coalesce,
         history: None,
         resume_bytes_max: 1 << 20,
         looks_back: Arc::new(|| false),
-    };
+        session_named: Arc::new(|_| None),
+    }
+}
+
+fn start_with(coalesce: Duration) -> (Hub, mpsc::Sender<Delivered>) {
+    start_batching(batching(coalesce))
+}
+
+fn start_batching(batching: Batching) -> (Hub, mpsc::Sender<Delivered>) {
+    let hub = Hub::start(2, Arc::new(Interest::in_everything()), HubMetrics::default());
+    let (deliveries, delivered) = mpsc::channel(4);
     tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }
@@ -159,6 +168,26 @@ async fn topics_and_other_instances_do_not_reach_plain_listeners() {
     let batch = [(topic, "x"), (other, "y"), (Target::Instance(own().name().clone()), "o"), (Target::Broadcast, "b")];
     deliveries.send(batch.map(|(target, text)| message(target, text)).to_vec().into()).await.unwrap();
     ear.hears("ob").await;
+}
+
+#[tokio::test]
+async fn what_is_said_to_one_session_reaches_it_alone_in_its_own_format_and_in_order() {
+    let (plain, json): (Arc<Ear>, Arc<Ear>) =
+        (Arc::default(), Arc::new(Ear { format: Format::JsonDeflated, ..Ear::default() }));
+    let ears = [plain.clone(), json.clone()];
+    let session_named: SessionNamed = Arc::new(move |name| {
+        let ear = ears.get(name.as_str().parse::<usize>().ok()?)?;
+        Some(ear.clone())
+    });
+    let (hub, deliveries) = start_batching(Batching { session_named, ..batching(Duration::ZERO) });
+    let _memberships = [joined(&hub, plain.clone()), joined(&hub, json.clone())];
+    let to = |name, text| message(Target::Session(SessionName::from_publisher(name)), text);
+    deliveries.send(vec![to("0", "a"), to("2", "x"), to("1", "c"), to("0", "b")].into()).await.unwrap();
+    plain.hears("ab").await;
+    json.hears_something().await;
+    let heard = json.heard.lock().unwrap().clone();
+    let said: serde_json::Value = serde_json::from_slice(&heard[2..]).expect("one plain frame");
+    assert_eq!((&said["direct"], &said["broadcast"], &said["text"]), (&true.into(), &().into(), &"c".into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,10 +251,7 @@ impl Listener for Dam {
 async fn who_knows_that_it_has_left_has_heard_its_last() {
     let hub = Hub::start(1, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
-    let (compression_bytes_min, coalesce, looks_back) = (100, Duration::ZERO, Arc::new(|| false));
-    let batching =
-        Batching { own: own(), compression_bytes_min, coalesce, history: None, resume_bytes_max: 0, looks_back };
-    tokio::spawn(hub.clone().run(batching, delivered));
+    tokio::spawn(hub.clone().run(batching(Duration::ZERO), delivered));
     let (dam, ear) = (Arc::new(Dam::default()), Arc::new(Ear::default()));
     let _first = joined(&hub, dam.clone());
     let mut second = joined(&hub, ear.clone());

@@ -34,7 +34,7 @@ impl Wish {
             Target::Topic(topic) => {
                 self.topics.contains(topic) || self.patterns.iter().any(|pattern| pattern.matches(topic))
             }
-            Target::Instance(_) => false,
+            Target::Instance(_) | Target::Session(_) | Target::Backends(_) => false,
         }
     }
 

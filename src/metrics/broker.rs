@@ -56,10 +56,13 @@ pub enum Dropped {
     Repeated,
     /// It came after its time to live.
     Expired,
+    /// The one session that it is meant for is gone.
+    NoSession,
 }
 
 impl Dropped {
-    const ALL: [Dropped; 4] = [Dropped::Oversized, Dropped::NotATopic, Dropped::Repeated, Dropped::Expired];
+    const ALL: [Dropped; 5] =
+        [Dropped::Oversized, Dropped::NotATopic, Dropped::Repeated, Dropped::Expired, Dropped::NoSession];
 
     fn name(self) -> &'static str {
         match self {
@@ -67,6 +70,7 @@ impl Dropped {
             Dropped::NotATopic => "not_a_topic",
             Dropped::Repeated => "repeated",
             Dropped::Expired => "expired",
+            Dropped::NoSession => "no_session",
         }
     }
 }

@@ -14,6 +14,7 @@ use super::Session;
 use crate::broker::{NotAccepted, Receipt, Settle};
 use crate::cursor::Cursor;
 use crate::hub::{Expected, Membership, Wish};
+use crate::inbound::Inbound;
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::message::{MessageId, PayloadKind, Target};
 use crate::protocol::json::{
@@ -61,6 +62,11 @@ impl Conversation {
                 id
             }
             Request::Publish { id, target, kind, payload } => {
+                session.publish_and_tell(id, target, kind, payload).await;
+                return Ok(());
+            }
+            Request::Send { id, destination, kind, payload } => {
+                let target = Target::Backends(Arc::new(Inbound { destination, session: session.name() }));
                 session.publish_and_tell(id, target, kind, payload).await;
                 return Ok(());
             }
@@ -144,7 +150,7 @@ impl Session {
         let limits = self.sessions.limits();
         self.tell(&Notice::Welcome {
             protocol: json::NAME.into(),
-            session: self.id.0.to_string().into(),
+            session: self.name().as_str().into(),
             instance: self.sessions.message_ids().incarnation().name().as_str().into(),
             limits: SessionLimits {
                 message_bytes_max: limits.message_bytes_max,
@@ -207,5 +213,8 @@ fn code(reason: NotAccepted) -> ErrorCode {
         NotAccepted::SpoolFull => ErrorCode::SpoolFull,
         NotAccepted::Unconfirmed => ErrorCode::Unconfirmed,
         NotAccepted::Stopping => ErrorCode::Stopping,
+        NotAccepted::NoBackend => ErrorCode::NoBackend,
+        NotAccepted::QueueFull => ErrorCode::QueueFull,
+        NotAccepted::WithoutBackends => ErrorCode::WithoutBackends,
     }
 }

@@ -31,6 +31,7 @@ pub use registry::{NotAdmitted, Opening, Permit, Sessions};
 use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
 use crate::hub::{Format, Frames, Listener, Replay, Seat};
+use crate::inbound::SessionName;
 use crate::outbox::{Outbox, Phase, Socket, Verdict};
 use crate::protocol::frame;
 use crate::topic::Pattern;
@@ -82,6 +83,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// By which backends know it.
+    fn name(&self) -> SessionName {
+        SessionName::new(self.sessions.message_ids().incarnation(), self.id.0)
+    }
+
     /// Takes encoded frames for the client. A client that reads too slowly is closed, or misses some.
     fn send(&self, frames: &Bytes) {
         let limits = self.sessions.limits();

@@ -18,6 +18,7 @@ use super::task::SessionTask;
 use super::{Channel, Session, SessionId, Stream};
 use crate::broker::Broker;
 use crate::hub::{Format, Hub, Membership, Seat};
+use crate::inbound::SessionName;
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
@@ -137,6 +138,12 @@ impl Sessions {
     /// Sessions that are open or about to be.
     pub fn count(&self) -> usize {
         self.admitted.load(Ordering::Acquire)
+    }
+
+    /// The session of this name, if it is still there.
+    pub fn named(&self, name: &SessionName) -> Option<Arc<Session>> {
+        let number = name.number_within(self.message_ids.incarnation())?;
+        self.open.get(&SessionId(number)).map(|entry| entry.value().clone())
     }
 
     pub fn is_draining(&self) -> bool {

@@ -1,4 +1,4 @@
-//! `make cluster` and `make stop`, as somebody uses them who has just cloned the repository.
+//! `make cluster`, `make demo` and `make stop`, as somebody uses them who has just cloned the repository.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -7,8 +7,11 @@ use std::process::Stdio;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
+use crate::support::backend;
 use crate::support::broker::{Alien, Cluster};
 use crate::support::client::{Client, get_json};
+use crate::support::eventually;
+use crate::support::json::JsonClient;
 use crate::support::process::{Directory, Process, Signal, clean, free_port};
 
 /// A checkout of its own, so that a cluster which runs in the real one neither disturbs nor is disturbed, and two free
@@ -119,6 +122,52 @@ async fn make_cluster_runs_two_instances_until_ctrl_c() {
     for port in checkout.ports {
         let last = ended.stdout.lines().rfind(|line| line.starts_with(&format!("{port} | ")));
         assert!(last.is_some_and(|line| line.ends_with("stopped")), "port {port}, in order: {ended:?}");
+    }
+    Alien::connect(&broker.url).await;
+}
+
+#[tokio::test]
+async fn make_demo_shows_the_way_from_a_client_to_one_backend_and_back_to_all() {
+    let (checkout, broker) = (Checkout::new("make-demo"), Cluster::shared());
+    let mut command = checkout.command(Some(&broker), "make", &["demo"]);
+    command.env("BACKEND_BIN", backend::program().await);
+    let mut make = Process::spawn(command);
+    make.says("The cluster is ready").await;
+    for backend in ["one", "two"] {
+        make.says(&format!("{backend} | {backend}: ready")).await;
+    }
+    for port in checkout.ports {
+        make.says(&format!("  ws://127.0.0.1:{port}/message/answers  ws://127.0.0.1:{port}/message/topic/to-frontend"))
+            .await;
+    }
+    let [asking, elsewhere] = checkout.ports.map(|port| JsonClient::connect(([127, 0, 0, 1], port).into()));
+    let (mut asking, mut elsewhere) = (asking.await, elsewhere.await);
+    asking.subscribe(&["answers"]).await;
+    elsewhere.subscribe(&["answers"]).await;
+    let id = asking.send_to("/app/test", "hello").await;
+    let heard = elsewhere.message().await;
+    assert!(heard["text"].as_str().is_some_and(|text| text.ends_with(" did hello")), "{heard}");
+    let mut answers = [asking.message().await, asking.message().await];
+    answers.sort_by_key(|answer| answer["direct"] == true);
+    assert_eq!((&answers[0]["topic"], &answers[1]["direct"]), (&"answers".into(), &true.into()));
+    assert!(answers.iter().all(|answer| answer["text"] == heard["text"]), "{answers:?}");
+    let handled = || make.output().matches(&format!("handled {id} to test")).count();
+    eventually("it is logged", || async { handled() > 0 }).await;
+    elsewhere.subscribe(&["/topic/to-frontend"]).await;
+    for _ in 0..2 {
+        let greeting = elsewhere.message().await;
+        assert!(greeting["text"].as_str().is_some_and(|text| text.contains(" is here and has handled ")));
+    }
+    assert_eq!(handled(), 1, "by one");
+
+    make.signal_group(Signal::INT);
+    let ended = make.ended().await;
+    checkout.assert_stopped().await;
+    for backend in ["one", "two"] {
+        let last = ended.stdout.lines().rfind(|line| line.starts_with(&format!("{backend} | ")));
+        assert_eq!(last, Some(format!("{backend} | {backend}: stopped").as_str()), "{ended:?}");
+        let pid_file = checkout.directory.path().join(format!("target/cluster/backend-{backend}.pid"));
+        assert!(!pid_file.exists());
     }
     Alien::connect(&broker.url).await;
 }

@@ -308,7 +308,7 @@ async fn bad_input_is_answered_and_the_session_goes_on() {
         (Message::text(""), 101),
         (Message::text("[1]"), 101),
         (Message::text("[".repeat(60_000)), 101),
-        (Message::text("{\"type\":\"send\",\"destination\":\"/app/test\"}"), 102),
+        (Message::text("{\"type\":\"shout\"}"), 102),
         (Message::text("{\"type\":\"publish\",\"topic\":\"a\",\"text\":\"b\",\"colour\":1}"), 103),
         (Message::text(json!({"type": "subscribe", "topics": too_many}).to_string()), 103),
         (Message::text("{\"type\":\"subscribe\",\"topics\":[\"b\",\"a..b\"]}"), 104),

@@ -4,6 +4,7 @@ mod amqp;
 mod support;
 mod topics;
 
+mod backends;
 mod bench;
 mod chaos;
 mod contract;

@@ -11,6 +11,7 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::topology::Names;
+use crate::inbound::SessionName;
 use crate::instance::Incarnation;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
 use crate::terms::{IdempotencyKey, Terms};
@@ -32,6 +33,13 @@ const TTL_MS: &str = "x-warren-ttl-ms";
 /// a time to live counts from it.
 const PUBLISHED_MS: &str = "x-warren-published-ms";
 
+/// The header that names one session: in what backends hear, the one that says it; in what comes to `{prefix}.direct`, the
+/// one that is meant.
+const SESSION: &str = "x-warren-session";
+
+/// The header with the instance to which a session's answers are addressed.
+const INSTANCE: &str = "x-warren-instance";
+
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
 
@@ -39,32 +47,48 @@ const BINARY: &str = "application/octet-stream";
 /// a restart.)
 const TRANSIENT: u8 = 1;
 
+/// What is said to backends: their queues are durable.
+const PERSISTENT: u8 = 2;
+
 /// Exchange and routing key that carry a message to its target.
 pub fn address(names: &Names, target: &Target) -> (ShortString, ShortString) {
     match target {
         Target::Broadcast => (names.broadcast.clone(), ShortString::default()),
         Target::Topic(topic) => (names.topics.clone(), topic.key().to_string().into()),
         Target::Instance(name) => (names.direct.clone(), name.as_str().into()),
+        // Only backends speak to one session, and their answers come from there.
+        Target::Session(_) => (names.direct.clone(), names.instance.clone()),
+        Target::Backends(inbound) => (names.inbound.clone(), inbound.destination.routing_key().into()),
     }
 }
 
-/// The properties of one of our own messages.
-pub fn properties(message: &Message, incarnation: &Incarnation, number: u64) -> BasicProperties {
+/// The properties of one of our own messages. What has no number has no header for it, either: a backend that answers
+/// with the headers of what it answers must not look like this instance.
+pub fn properties(message: &Message, incarnation: &Incarnation, number: Option<u64>) -> BasicProperties {
     let content_type = match message.kind {
         PayloadKind::Text => TEXT,
         PayloadKind::Binary => BINARY,
     };
     let mut headers = FieldTable::default();
-    headers.insert(SEQUENCE.into(), AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX)));
-    if let Target::Topic(topic) = &message.target {
-        headers.insert(TOPIC.into(), AMQPValue::LongString(topic.as_str().into()));
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    if let Some(number) = number {
+        headers.insert(SEQUENCE.into(), AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX)));
     }
+    match &message.target {
+        Target::Topic(topic) => drop(headers.insert(TOPIC.into(), text(topic.as_str()))),
+        Target::Backends(inbound) => {
+            headers.insert(SESSION.into(), text(inbound.session.as_str()));
+            headers.insert(INSTANCE.into(), text(incarnation.name().as_str()));
+        }
+        Target::Broadcast | Target::Instance(_) | Target::Session(_) => {}
+    }
+    let is_for_backends = matches!(message.target, Target::Backends(_));
     if let Some(terms) = &message.terms {
         write_terms(&mut headers, terms, message.published_ms);
     }
     let properties = BasicProperties::default()
         .with_content_type(content_type.into())
-        .with_delivery_mode(TRANSIENT)
+        .with_delivery_mode(if is_for_backends { PERSISTENT } else { TRANSIENT })
         .with_timestamp(message.published_ms / 1000)
         .with_app_id(incarnation.as_str().into())
         .with_headers(headers);
@@ -137,7 +161,10 @@ pub fn open(delivery: Delivery, names: &Names) -> Result<(Message, Option<Origin
         target: if exchange == names.topics {
             hashed_topic(&routing_key, headers).map(Target::Topic)?
         } else {
-            target(names, &exchange, &routing_key)?
+            match addressed_session(names, &exchange, headers) {
+                Some(session) => Target::Session(session),
+                None => target(names, &exchange, &routing_key)?,
+            }
         },
         kind: kind(properties.content_type().as_ref(), &data),
         published_ms: match (headers.and_then(|headers| whole(headers, PUBLISHED_MS)), properties.timestamp()) {
@@ -160,6 +187,20 @@ fn hashed_topic(key: &ShortString, headers: Option<&FieldTable>) -> Result<Topic
     let name = std::str::from_utf8(name.as_bytes()).map_err(|_| NotATopic)?;
     let topic = Topic::parse(name).map_err(|_| NotATopic)?;
     if topic.key().to_string() == key.as_str() { Ok(topic) } else { Err(NotATopic) }
+}
+
+/// The one session that is meant by what came to `{prefix}.direct`. A header that is no text names nobody: it must not
+/// reach everybody here.
+fn addressed_session(names: &Names, exchange: &ShortString, headers: Option<&FieldTable>) -> Option<SessionName> {
+    if *exchange != names.direct {
+        return None;
+    }
+    let name = match headers?.inner().get(SESSION)? {
+        AMQPValue::LongString(name) => std::str::from_utf8(name.as_bytes()).unwrap_or_default(),
+        AMQPValue::ShortString(name) => name.as_str(),
+        _ => "",
+    };
+    Some(SessionName::from_publisher(name))
 }
 
 /// Whom a delivery is meant for. The empty key is the broadcast, any other a topic; unless it was addressed to this
@@ -191,6 +232,7 @@ fn sequence(headers: &FieldTable) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inbound::{Destination, Inbound};
     use crate::instance::InstanceName;
 
     fn names() -> (Names, Incarnation) {
@@ -222,7 +264,7 @@ mod tests {
                     payload: Bytes::from(payload),
                 };
                 let (exchange, key) = address(&names, &sent.target);
-                let properties = properties(&sent, &incarnation, 17);
+                let properties = properties(&sent, &incarnation, Some(17));
                 let delivery = delivery(exchange.as_str(), key.as_str(), properties, payload.as_bytes());
                 let (got, origin) = open(delivery, &names).unwrap();
                 assert_eq!(
@@ -248,7 +290,7 @@ mod tests {
             let published_ms = 1_700_000_000_123;
             let kind = PayloadKind::Text;
             let sent = Message { id: None, target, kind, published_ms, terms: Some(terms.clone()), payload };
-            let properties = properties(&sent, &incarnation, 1);
+            let properties = properties(&sent, &incarnation, Some(1));
             let (got, _) = open(delivery("warren.broadcast", "", properties, b""), &names).unwrap();
             assert_eq!(got.terms, Some(terms.clone()));
             assert_eq!(got.published_ms, if terms.expires_ms.is_some() { published_ms } else { 1_700_000_000_000 });
@@ -291,6 +333,53 @@ mod tests {
         assert_eq!(target("10.0.0.5_8080", "10.0.0.5_8080"), own);
         assert_eq!(target("10.0.0.5_8080", "news"), Target::Topic(Topic::parse("news").unwrap()));
         assert_eq!(target("amq.fanout", ""), Target::Broadcast);
+    }
+
+    #[test]
+    fn backends_are_told_who_says_it_and_where_to_answer() {
+        let (names, incarnation) = names();
+        let (destination, session) =
+            (Destination::parse("/app/orders/new").unwrap(), SessionName::new(&incarnation, 17));
+        let target = Target::Backends(Arc::new(Inbound { destination, session: session.clone() }));
+        let (id, kind, payload) = (MessageId::from_publisher("id-1"), PayloadKind::Text, Bytes::new());
+        let said = Message { id, target, kind, published_ms: 1_700_000_000_123, terms: None, payload };
+        assert_eq!(address(&names, &said.target), ("warren.inbound".into(), "orders.new".into()));
+        let properties = properties(&said, &incarnation, None);
+        assert_eq!(properties.delivery_mode(), &Some(2));
+        assert_eq!(properties.message_id().as_ref().map(ShortString::as_str), Some("id-1"));
+        let headers = properties.headers().as_ref().unwrap().inner();
+        let text = |name: &str| match headers.get(name) {
+            Some(AMQPValue::LongString(value)) => value.to_string(),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!((text(SESSION), text(INSTANCE)), (session.to_string(), "10.0.0.5_8080".to_owned()));
+        assert_eq!(headers.len(), 2, "nothing by which an answer with the same headers could be mistaken for ours");
+
+        // A backend may answer with all that it was given.
+        let (message, origin) = open(delivery("warren.direct", "10.0.0.5_8080", properties, b"yes"), &names).unwrap();
+        assert_eq!((message.target, origin), (Target::Session(session), None));
+    }
+
+    #[test]
+    fn an_answer_to_a_session_never_reaches_others() {
+        let (names, incarnation) = names();
+        let target = |exchange: &str, key: &str, name: AMQPValue| {
+            let mut headers = FieldTable::default();
+            headers.insert(SESSION.into(), name);
+            let properties = BasicProperties::default().with_headers(headers);
+            open(delivery(exchange, key, properties, b""), &names).unwrap().0.target
+        };
+        let text = |name: &str| AMQPValue::LongString(name.into());
+        let nobody = Target::Session(SessionName::from_publisher(""));
+        for name in [AMQPValue::Boolean(true), AMQPValue::LongString(b"\xff"[..].into()), text("")] {
+            assert_eq!(target("warren.direct", "10.0.0.5_8080", name), nobody);
+        }
+        let own = SessionName::new(&incarnation, 1);
+        let short = AMQPValue::ShortString(own.as_str().into());
+        assert_eq!(target("warren.direct", "10.0.0.5_8080", short), Target::Session(own.clone()));
+        // Elsewhere the header says nothing: who answers to a topic may have kept it.
+        let news = Target::Topic(Topic::parse("news").unwrap());
+        assert_eq!(target("warren.broadcast", "news", text(own.as_str())), news);
     }
 
     #[test]

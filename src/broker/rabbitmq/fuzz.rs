@@ -12,6 +12,7 @@ use super::Names;
 use super::envelope::open;
 use crate::config::Prefix;
 use crate::fuzzing::fuzz;
+use crate::inbound::Destination;
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{MessageId, PayloadKind, Target};
 use crate::topic::{Pattern, Topic};
@@ -45,6 +46,8 @@ fn fuzz_amqp_messages() {
             Target::Topic(topic) => assert_eq!(Topic::parse(&key), Ok(topic)),
             Target::Broadcast => assert_eq!(key, ""),
             Target::Instance(name) => assert_eq!(name, *incarnation.name()),
+            Target::Session(_) => assert_eq!(exchange, "warren.direct"),
+            Target::Backends(_) => panic!("nobody here is a backend"),
         }
     });
 }
@@ -54,12 +57,17 @@ fn fuzz_amqp_messages() {
 #[test]
 fn fuzz_names() {
     let word = "[a-zA-Z0-9_.:-]{0,140}";
-    let name = || prop_oneof![4 => word.prop_map(String::from), 1 => "amq\\.?[a-z]{0,3}", 2 => "\\PC{0,100}", 1 => short_text()];
+    let name = || prop_oneof![4 => word.prop_map(String::from), 1 => "amq\\.?[a-z]{0,3}", 2 => "\\PC{0,100}", 1 => "[/.]?app[./]?\\PC{0,20}", 1 => short_text()];
     fuzz("names", (name(), name()), |(prefix, name)| {
         if let Ok(pattern) = Pattern::parse(&name) {
             assert!((1..=255).contains(&pattern.as_str().len()));
             assert_eq!(Pattern::parse(pattern.as_str()), Ok(pattern.clone()), "one form");
             assert_eq!(pattern.as_topic(), Topic::parse(&name).ok());
+        }
+        if let Ok(destination) = Destination::parse(&name) {
+            let key = destination.routing_key();
+            assert_eq!(Destination::parse(&format!("/app/{key}")).as_ref(), Ok(&destination), "one form");
+            assert_eq!(Topic::parse(&name).map(|topic| topic.to_string()), Ok(format!("app.{key}")));
         }
         let id = MessageId::from_publisher(&name);
         assert_eq!(id.is_some(), name.len() <= 255);
@@ -120,7 +128,7 @@ fn table() -> impl Strategy<Value = FieldTable> {
     let name = prop_oneof![
         4 => select(vec![
             "x-warren-sequence", "x-warren-idempotency-key", "x-warren-ttl-ms", "x-warren-published-ms", "x-stream-offset",
-            "x-death",
+            "x-death", "x-warren-session",
         ]).prop_map(ShortString::from),
         1 => short_string(),
     ];

@@ -303,9 +303,11 @@ impl Intake {
             self.not_a_topic.count(1);
             return self.metrics.dropped(Dropped::NotATopic);
         };
-        let Some(origin) = origin else { return self.add((message, at), messages) };
+        let (Some(origin), Some(route)) = (origin, Route::to(&message.target)) else {
+            return self.add((message, at), messages);
+        };
         let fits = self.fits(&message);
-        let (incarnation, route) = (origin.incarnation.as_str(), Route::from(&message.target));
+        let incarnation = origin.incarnation.as_str();
         if self.hold.is_some() && fits && self.tracker.is_ahead(incarnation, &route, origin.number) {
             return self.hold_back(&(incarnation.into(), route), origin.number, (message, at));
         }

@@ -3,16 +3,19 @@
 //! Publishing from one place keeps every sender's order, and one long-lived channel with a window is the fast way
 //! (measured: 118,000/s; confirming one by one 6,000/s; a channel per message 2,000/s). What the broker does not confirm,
 //! for whatever reason, is published again, in order and with its old number.
+//!
+//! What is said to backends has a channel and a window of its own, so that a queue of theirs that is slow, full, broken or
+//! without its majority holds up nothing that instances hear: RabbitMQ stops reading a channel while it looks for a quorum
+//! queue's leader (seen with 3.10.8, where a queue had been lost by a crash). What such a queue refuses, or nobody is bound to hear, is not published again but
+//! told to its sender.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use deadpool_lapin::Object;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Event, PublisherConfirm};
@@ -24,11 +27,13 @@ use super::beacon::{self, Tickets};
 use super::connection::{Endpoints, discard};
 use super::envelope;
 use super::gate::{Gate, Moved};
+use super::lanes::{Lane, Lanes};
 use super::link::{Side, Trouble, interval};
+use super::outstanding::{Outstanding, Settled};
 use super::sequence::Numbers;
 use super::spool::{Entry, Spool};
 use super::topology::{self, Names};
-use crate::broker::Delivery;
+use crate::broker::{Delivery, NotAccepted};
 use crate::instance::Incarnation;
 use crate::message::Target;
 use crate::metrics::BrokerMetrics;
@@ -69,7 +74,8 @@ impl Publisher {
             window: settings.publish_window,
             timeout: settings.publish_timeout,
             around,
-            outstanding: VecDeque::with_capacity(settings.publish_window),
+            outstanding: Outstanding::default(),
+            to_backends: Outstanding::default(),
             refused: Vec::new(),
             paused_until: None,
             blocked: false,
@@ -92,7 +98,7 @@ impl Publisher {
                 },
                 () = self.spool.finished() => return,
             };
-            self.link.put_back(&mut self.spool);
+            self.link.put_all_back(&mut self.spool);
             self.link.around.gate.publishing_lost();
             // Told before the good-bye, which a silent broker draws out.
             let pause = self.link.around.side.down(&trouble);
@@ -110,8 +116,8 @@ impl Publisher {
     /// Publishes over one connection. `Ok` when told to stop and all is settled.
     async fn serve(&mut self, connection: &Object) -> Result<(), Trouble> {
         let mut events = std::pin::pin!(connection.events_listener());
-        match open_channel(connection, &self.link.names).await {
-            Ok(channel) => self.link.publish_all(&channel, &mut events, &mut self.spool).await,
+        match Channels::open(connection, &self.link.names).await {
+            Ok(channels) => self.link.publish_all(&channels, &mut events, &mut self.spool).await,
             Err(error) => {
                 // Another node may serve us where this one lets us in and then fails.
                 self.endpoints.skip();
@@ -121,51 +127,21 @@ impl Publisher {
     }
 }
 
-/// Publishing to an exchange that does not exist closes the channel, so the exchanges are declared first.
-async fn open_channel(connection: &Object, names: &Names) -> Result<Channel, lapin::Error> {
-    let channel = connection.create_channel().await?;
-    topology::declare_cluster(&channel, names).await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(channel)
+/// One for each lane.
+struct Channels {
+    instances: Channel,
+    backends: Channel,
 }
 
-/// A message that was handed to lapin, and whose confirm is awaited.
-struct Outstanding {
-    progress: Progress,
-    /// None for a beacon.
-    entry: Option<Entry>,
-    deadline: Instant,
-}
-
-enum Progress {
-    Writing(Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>),
-    Confirming(PublisherConfirm),
-}
-
-impl Progress {
-    /// lapin queues the frames at the first poll, and its answer comes when they are written. Waiting for that would
-    /// cost a write and two thread switches a message: without it, what is ready together is written together.
-    fn begin(writing: impl Future<Output = lapin::Result<PublisherConfirm>> + Send + 'static) -> Progress {
-        let mut writing: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(writing);
-        // The oldest outstanding message alone is waited for; the others need not wake anybody.
-        match writing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(confirm)) => Progress::Confirming(confirm),
-            Poll::Ready(Err(error)) => Progress::failed(error),
-            Poll::Pending => Progress::Writing(writing),
+impl Channels {
+    /// Publishing to an exchange that does not exist closes the channel, so the exchanges are declared first.
+    async fn open(connection: &Object, names: &Names) -> Result<Channels, lapin::Error> {
+        let (instances, backends) = (connection.create_channel().await?, connection.create_channel().await?);
+        topology::declare_cluster(&instances, names).await?;
+        for channel in [&instances, &backends] {
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
         }
-    }
-
-    fn failed(error: lapin::Error) -> Progress {
-        Progress::Writing(Box::pin(std::future::ready(Err(error))))
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<Confirmation>> {
-        loop {
-            match self {
-                Progress::Writing(writing) => *self = Progress::Confirming(ready!(writing.as_mut().poll(cx))?),
-                Progress::Confirming(confirm) => return confirm.poll_unpin(cx),
-            }
-        }
+        Ok(Channels { instances, backends })
     }
 }
 
@@ -175,10 +151,12 @@ struct PublishingLink {
     window: usize,
     timeout: Duration,
     around: Surroundings,
-    /// Oldest first.
-    outstanding: VecDeque<Outstanding>,
-    /// Nacked or returned, oldest first. While there are any, nothing else is published: what comes later would
-    /// overtake them.
+    /// Of what instances hear, beacons among it.
+    outstanding: Outstanding,
+    /// Of what is said to backends.
+    to_backends: Outstanding,
+    /// What instances should have heard and was nacked or returned, oldest first. While there are any, nothing else is
+    /// published to them: what comes later would overtake them.
     refused: Vec<Entry>,
     paused_until: Option<Instant>,
     /// The broker reads nothing from us: publishes hang without an error.
@@ -191,7 +169,7 @@ struct PublishingLink {
 impl PublishingLink {
     async fn publish_all(
         &mut self,
-        channel: &Channel,
+        channels: &Channels,
         events: &mut (impl Stream<Item = Event> + Unpin),
         spool: &mut Spool,
     ) -> Result<(), Trouble> {
@@ -200,44 +178,62 @@ impl PublishingLink {
         self.around.side.up();
         let mut patrol = interval(self.timeout / 4);
         let mut beacon_due = interval(BEACON_INTERVAL);
-        while !(spool.is_finished() && self.outstanding.is_empty() && self.refused.is_empty()) {
+        while !(spool.is_finished() && self.is_idle()) {
             if self.outstanding.is_empty() && !self.refused.is_empty() {
                 self.put_back(spool);
                 self.paused_until = Some(Instant::now() + RETRY_PAUSE);
             }
-            self.metrics.unconfirmed(self.outstanding.iter().filter(|one| one.entry.is_some()).count());
+            self.metrics.unconfirmed(self.outstanding.entries().count() + self.to_backends.len());
             spool.report(self.oldest());
-            let room = self.outstanding.len() < self.window && !self.blocked && self.refused.is_empty();
-            let publishes = room && self.paused_until.is_none() && self.around.gate.is_open();
+            let open = self.open_lanes();
             tokio::select! {
                 biased;
                 event = events.next() => self.note(event)?,
-                settled = poll_fn(|cx| poll_settled(cx, &mut self.outstanding)) => self.settle(settled?, spool),
+                settled = poll_fn(|cx| self.outstanding.poll_settled(cx)) => self.settle(settled?, spool),
+                settled = poll_fn(|cx| self.to_backends.poll_settled(cx)) => self.settle_to_backends(settled?, spool),
                 moved = self.around.gate.moved() => {
                     if moved == (Moved::Opened { lost: true }) {
                         self.rewind(spool);
                     }
                 }
                 // Before the messages, and whatever the window: who has much to publish must be heard of all the same.
-                _ = beacon_due.tick(), if !self.blocked => self.beacon(channel, spool),
-                () = self.around.tickets.wanted(), if !self.blocked => self.beacon(channel, spool),
+                _ = beacon_due.tick(), if !self.blocked => self.beacon(&channels.instances, spool),
+                () = self.around.tickets.wanted(), if !self.blocked => self.beacon(&channels.instances, spool),
                 () = until(self.paused_until) => self.paused_until = None,
                 _ = patrol.tick() => {
                     spool.patrol(self.oldest());
                     if self.around.gate.is_open() {
                         spool.trim_kept();
                     }
-                    self.check_deadline()?;
+                    self.check_deadlines()?;
                 }
-                () = spool.ready(), if publishes && !spool.is_finished() => self.publish_ready(channel, spool),
+                () = spool.ready(open), if open.any() && !spool.is_finished() => {
+                    self.publish_ready(channels, spool, open);
+                }
             }
         }
         Ok(())
     }
 
+    /// Nothing is on its way.
+    fn is_idle(&self) -> bool {
+        self.outstanding.is_empty() && self.to_backends.is_empty() && self.refused.is_empty()
+    }
+
+    /// What may be published now. While the instance does not hear, backends would answer it in vain.
+    fn open_lanes(&self) -> Lanes {
+        let may_publish = !self.blocked && self.around.gate.is_open();
+        let in_order = self.refused.is_empty() && self.paused_until.is_none();
+        Lanes {
+            instances: may_publish && in_order && self.outstanding.len() < self.window,
+            backends: may_publish && self.to_backends.len() < self.window,
+        }
+    }
+
     /// The oldest on its way whose sender waits to be told.
     fn oldest(&self) -> Option<&Entry> {
-        self.outstanding.iter().filter_map(|one| one.entry.as_ref()).find(|entry| entry.is_awaited())
+        let of = |outstanding| Outstanding::entries(outstanding).find(|entry| entry.is_awaited());
+        [of(&self.outstanding), of(&self.to_backends)].into_iter().flatten().min_by_key(|entry| entry.since())
     }
 
     /// The broker may have lost what it had confirmed, so that goes first; nothing is outstanding while the gate is shut.
@@ -248,10 +244,16 @@ impl PublishingLink {
     }
 
     /// What is not confirmed goes back to where it came from, in order.
-    fn put_back(&mut self, spool: &mut Spool) {
-        let unconfirmed = self.outstanding.drain(..).filter_map(|one| one.entry);
-        let entries: Vec<Entry> = self.refused.drain(..).chain(unconfirmed).collect();
+    fn put_all_back(&mut self, spool: &mut Spool) {
+        let to_backends: Vec<Entry> = self.to_backends.drain().collect();
+        spool.put_back(to_backends.into_iter());
+        self.put_back(spool);
         self.metrics.unconfirmed(0);
+    }
+
+    /// The same of what instances should hear.
+    fn put_back(&mut self, spool: &mut Spool) {
+        let entries: Vec<Entry> = self.refused.drain(..).chain(self.outstanding.drain()).collect();
         if REPUBLISHES {
             spool.put_back(entries.into_iter());
         } else {
@@ -259,22 +261,40 @@ impl PublishingLink {
         }
     }
 
-    fn publish_ready(&mut self, channel: &Channel, spool: &mut Spool) {
-        while self.outstanding.len() < self.window
-            && let Some(mut entry) = spool.next()
+    fn publish_ready(&mut self, channels: &Channels, spool: &mut Spool, open: Lanes) {
+        while open.instances
+            && self.outstanding.len() < self.window
+            && let Some(entry) = spool.next(Lane::Instances)
         {
-            self.metrics.published(1);
-            self.metrics.republished(u64::from(std::mem::replace(&mut entry.repeated, true)));
-            let (exchange, key) = envelope::address(&self.names, &entry.message.target);
-            let properties = envelope::properties(&entry.message, &self.incarnation, entry.number);
-            // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells. But nobody has to be
-            // interested in a topic.
-            let mandatory = !matches!(entry.message.target, Target::Topic(_));
-            let options = BasicPublishOptions { mandatory, ..Default::default() };
-            let (channel, payload) = (channel.clone(), entry.message.payload.clone());
-            let writing = async move { channel.basic_publish(exchange, key, options, &payload, properties).await };
-            self.expect(Progress::begin(writing), Some(entry));
+            let writing = self.write(&channels.instances, &entry);
+            self.outstanding.begin(writing, Some(entry.on_its_way()), Instant::now() + self.timeout);
         }
+        while open.backends
+            && self.to_backends.len() < self.window
+            && let Some(entry) = spool.next(Lane::Backends)
+        {
+            let writing = self.write(&channels.backends, &entry);
+            // By then a beacon behind it is confirmed, or the link is given up.
+            let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
+            self.to_backends.begin(writing, Some(entry.on_its_way()), deadline);
+        }
+    }
+
+    fn write(
+        &self,
+        channel: &Channel,
+        entry: &Entry,
+    ) -> impl Future<Output = lapin::Result<PublisherConfirm>> + Send + use<> {
+        self.metrics.published(1);
+        self.metrics.republished(u64::from(entry.handed_over > 0));
+        let (exchange, key) = envelope::address(&self.names, &entry.message.target);
+        let properties = envelope::properties(&entry.message, &self.incarnation, entry.number);
+        // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells. But nobody has to be
+        // interested in a topic.
+        let mandatory = !matches!(entry.message.target, Target::Topic(_));
+        let options = BasicPublishOptions { mandatory, ..Default::default() };
+        let (channel, payload) = (channel.clone(), entry.message.payload.clone());
+        async move { channel.basic_publish(exchange, key, options, &payload, properties).await }
     }
 
     fn beacon(&mut self, channel: &Channel, spool: &Spool) {
@@ -283,9 +303,9 @@ impl PublishingLink {
         }
         // What is not confirmed may still be published again: no loss yet. While the gate is shut that holds for what was
         // confirmed, too.
-        let unconfirmed = self.refused.iter().chain(self.outstanding.iter().filter_map(|one| one.entry.as_ref()));
+        let unconfirmed = self.refused.iter().chain(self.outstanding.entries());
         let numbers = spool.numbers().filter(|_| self.around.gate.is_open());
-        let numbers = numbers.map(|numbers| numbers.before(unconfirmed.map(Entry::place)));
+        let numbers = numbers.map(|numbers| numbers.before(unconfirmed.filter_map(Entry::place)));
         self.beacon_in(channel, Partition::BROADCAST, numbers.as_ref());
         if self.streams {
             let said: HashSet<Partition> = numbers.iter().flat_map(Numbers::partitions).collect();
@@ -304,11 +324,7 @@ impl PublishingLink {
         };
         let (channel, options) = (channel.clone(), BasicPublishOptions::default());
         let writing = async move { channel.basic_publish(exchange, key, options, &[], properties).await };
-        self.expect(Progress::begin(writing), None);
-    }
-
-    fn expect(&mut self, progress: Progress, entry: Option<Entry>) {
-        self.outstanding.push_back(Outstanding { progress, entry, deadline: Instant::now() + self.timeout });
+        self.outstanding.begin(writing, None, Instant::now() + self.timeout);
     }
 
     fn settle(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
@@ -331,6 +347,25 @@ impl PublishingLink {
         }
     }
 
+    fn settle_to_backends(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+        for (entry, confirmation) in settled {
+            match confirmation {
+                Confirmation::Ack(None) => {
+                    self.metrics.confirmed(1);
+                    spool.confirm(entry);
+                }
+                Confirmation::Ack(Some(_returned)) => {
+                    self.metrics.returned(1);
+                    refuse(entry, NotAccepted::NoBackend);
+                }
+                Confirmation::Nack(_) | Confirmation::NotRequested => {
+                    self.metrics.nacked(1);
+                    refuse(entry, NotAccepted::QueueFull);
+                }
+            }
+        }
+    }
+
     fn note(&mut self, event: Option<Event>) -> Result<(), Trouble> {
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
@@ -340,7 +375,8 @@ impl PublishingLink {
             Some(Event::ConnectionUnblocked) => {
                 self.blocked = false;
                 let deadline = Instant::now() + self.timeout;
-                self.outstanding.iter_mut().for_each(|one| one.deadline = deadline);
+                self.outstanding.postpone(deadline);
+                self.to_backends.postpone(deadline + self.timeout);
                 self.around.side.up();
             }
             Some(Event::Error(error)) => return Err(error.into()),
@@ -350,40 +386,26 @@ impl PublishingLink {
         Ok(())
     }
 
-    /// A confirm that does not come means a dead link, unless the broker has said that it reads nothing for now.
-    fn check_deadline(&self) -> Result<(), Trouble> {
-        let late = self.outstanding.front().is_some_and(|front| front.deadline <= Instant::now());
-        if late && !self.blocked {
+    /// A confirm that does not come means a dead link, unless the broker has said that it reads nothing for now; or, if
+    /// others come, a queue of the backends' that cannot take anything.
+    fn check_deadlines(&mut self) -> Result<(), Trouble> {
+        if self.blocked {
+            return Ok(());
+        }
+        if self.outstanding.is_late() {
             return Err(Trouble::passing(format!("no confirm within {} ms", self.timeout.as_millis())));
+        }
+        while let Some(entry) = self.to_backends.give_up_late() {
+            entry.refuse(NotAccepted::Unconfirmed);
         }
         Ok(())
     }
 }
 
-type Settled = (Entry, Confirmation);
-
-/// The oldest outstanding messages whose outcome is known; pending if there is none. The broker mostly confirms in
-/// order; one confirmed early waits for those before it.
-fn poll_settled(cx: &mut Context<'_>, outstanding: &mut VecDeque<Outstanding>) -> Poll<lapin::Result<Vec<Settled>>> {
-    let mut settled = Vec::new();
-    let mut any = false;
-    while let Some(front) = outstanding.front_mut() {
-        let Poll::Ready(confirmation) = front.progress.poll(cx) else { break };
-        match confirmation {
-            Ok(confirmation) => {
-                let entry = outstanding.pop_front().and_then(|front| front.entry);
-                settled.extend(entry.map(|entry| (entry, confirmation)));
-                any = true;
-            }
-            Err(error) if any => {
-                // Told the next time: what is settled by now comes first.
-                front.progress = Progress::failed(error);
-                break;
-            }
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-    }
-    if any { Poll::Ready(Ok(settled)) } else { Poll::Pending }
+/// Tells a sender why backends do not have its message; or, if they may have it from an earlier time, that nobody knows.
+fn refuse(entry: Entry, why: NotAccepted) {
+    let is_first_time = entry.handed_over == 1;
+    entry.refuse(if is_first_time { why } else { NotAccepted::Unconfirmed });
 }
 
 /// Off only in a build that is to be caught losing messages, which it calls accepted.

@@ -23,14 +23,14 @@ impl Route {
             Route::Instance(_) => None,
         }
     }
-}
 
-impl From<&Target> for Route {
-    fn from(target: &Target) -> Route {
+    /// `None` for what nobody numbers: what is said to backends, and their answers to one session.
+    pub fn to(target: &Target) -> Option<Route> {
         match target {
-            Target::Broadcast => Route::Broadcast,
-            Target::Topic(topic) => Route::Key(topic.key()),
-            Target::Instance(name) => Route::Instance(name.clone()),
+            Target::Broadcast => Some(Route::Broadcast),
+            Target::Topic(topic) => Some(Route::Key(topic.key())),
+            Target::Instance(name) => Some(Route::Instance(name.clone())),
+            Target::Session(_) | Target::Backends(_) => None,
         }
     }
 }

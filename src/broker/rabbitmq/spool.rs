@@ -4,7 +4,7 @@
 //! a session stops reading and TCP holds its client. The publisher sees the [`Spool`]: a queue whose front it hands to
 //! the broker, into which it puts back what did not get through, and which keeps what was confirmed lately. A message's
 //! number is given when it enters the queue, and stays the same however often it is published: by it receivers know it
-//! again.
+//! again. What is said to backends stands in a lane of its own and has no number: they know it by its id.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::lanes::{Lane, Lanes, Waiting};
 use super::route::Route;
 use super::sequence::Numbers;
 use crate::broker::{NotAccepted, Receipt};
@@ -51,7 +52,7 @@ pub fn open(bounds: Bounds, metrics: BrokerMetrics) -> (Intake, Spool) {
         stale,
         bounds,
         numbers: Numbers::default(),
-        waiting: VecDeque::new(),
+        waiting: Waiting::default(),
         kept: VecDeque::new(),
         kept_bytes: 0,
         stopping: false,
@@ -91,19 +92,29 @@ enum Order {
 /// One message on its way.
 pub struct Entry {
     pub message: Message,
-    /// Of this incarnation on the message's route; 0 until it enters the queue.
-    pub number: u64,
+    /// Of this incarnation on the message's route, if that is numbered; `None` until it enters the queue.
+    pub number: Option<u64>,
     since: Instant,
-    /// It was handed to the broker before.
-    pub repeated: bool,
+    /// How often it was handed to the broker.
+    pub handed_over: u32,
     /// Who is told what becomes of it; none, where that was told before.
     sender: Option<(Receipt, Place)>,
 }
 
 impl Entry {
-    /// Its route, and its number there.
-    pub fn place(&self) -> (Route, u64) {
-        (Route::from(&self.message.target), self.number)
+    /// Its route, and its number there, if it has one.
+    pub fn place(&self) -> Option<(Route, u64)> {
+        Route::to(&self.message.target).zip(self.number)
+    }
+
+    /// When it was taken.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The same, now that it is handed to the broker.
+    pub fn on_its_way(self) -> Entry {
+        Entry { handed_over: self.handed_over.saturating_add(1), ..self }
     }
 
     /// Whether somebody waits to be told what becomes of it.
@@ -111,7 +122,8 @@ impl Entry {
         self.sender.is_some()
     }
 
-    fn refuse(mut self, why: NotAccepted) {
+    /// Tells its sender that it is not published, or that nobody knows.
+    pub fn refuse(mut self, why: NotAccepted) {
         if let Some((receipt, _place)) = self.sender.take() {
             receipt.settle(Err(why));
         }
@@ -136,7 +148,7 @@ impl Intake {
             Err(_) => return receipt.settle(Err(NotAccepted::SpoolFull)),
         };
         let entry =
-            Entry { message, number: 0, since: Instant::now(), repeated: false, sender: Some((receipt, place)) };
+            Entry { message, number: None, since: Instant::now(), handed_over: 0, sender: Some((receipt, place)) };
         if let Err(mpsc::error::SendError(Order::Publish(entry))) = self.orders.send(Order::Publish(entry)) {
             entry.refuse(NotAccepted::Stopping);
         }
@@ -171,8 +183,7 @@ pub struct Spool {
     stale: watch::Sender<bool>,
     bounds: Bounds,
     numbers: Numbers,
-    /// Numbered, oldest first.
-    waiting: VecDeque<Entry>,
+    waiting: Waiting,
     /// Confirmed, oldest first, with when that was.
     kept: VecDeque<(Entry, Instant)>,
     kept_bytes: usize,
@@ -181,11 +192,17 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Ready when something waits, or never more will. Loses nothing when dropped.
-    pub async fn ready(&mut self) {
-        while self.waiting.is_empty() && !self.stopping {
+    /// Ready when something waits in one of these lanes, or a stop has come. Loses nothing when dropped.
+    pub async fn ready(&mut self, lanes: Lanes) {
+        while !self.waiting.has_some_in(lanes) {
+            if self.stopping {
+                return std::future::pending().await;
+            }
             let order = self.orders.recv().await;
             self.enter(order);
+            if self.stopping {
+                return;
+            }
         }
     }
 
@@ -201,14 +218,14 @@ impl Spool {
         }
     }
 
-    /// The oldest message that waits.
-    pub fn next(&mut self) -> Option<Entry> {
-        if self.waiting.is_empty()
+    /// The oldest message that waits in a lane.
+    pub fn next(&mut self, lane: Lane) -> Option<Entry> {
+        while self.waiting.lane(lane).is_empty()
             && let Ok(order) = self.orders.try_recv()
         {
             self.enter(Some(order));
         }
-        self.waiting.pop_front()
+        self.waiting.lane(lane).pop_front()
     }
 
     pub fn is_finished(&self) -> bool {
@@ -218,7 +235,7 @@ impl Spool {
     /// Puts back what was taken with [`Spool::next`], in the same order.
     pub fn put_back(&mut self, entries: impl DoubleEndedIterator<Item = Entry>) {
         for entry in entries.rev() {
-            self.waiting.push_front(entry);
+            self.waiting.lane_of(&entry).push_front(entry);
         }
     }
 
@@ -227,7 +244,8 @@ impl Spool {
         if let Some((receipt, _place)) = entry.sender.take() {
             receipt.settle(Ok(()));
         }
-        if self.bounds.keep.is_zero() {
+        // What backends' queues have is on disk.
+        if self.bounds.keep.is_zero() || Lane::of(&entry.message.target) == Lane::Backends {
             return;
         }
         self.kept_bytes += entry.message.payload.len() + OVERHEAD_BYTES;
@@ -273,8 +291,7 @@ impl Spool {
     }
 
     fn since(&self, oldest: Option<&Entry>) -> Option<Instant> {
-        let unconfirmed = oldest.or_else(|| self.waiting.iter().find(|entry| entry.sender.is_some()));
-        unconfirmed.map(|entry| entry.since)
+        oldest.map(Entry::since).into_iter().chain(self.waiting.since()).min()
     }
 
     /// Tells the metrics how much waits, `oldest` being what was handed to the broker first.
@@ -287,14 +304,14 @@ impl Spool {
 
     /// The last number of each route that was handed out; `None` while some wait, which have their numbers already.
     pub fn numbers(&self) -> Option<&Numbers> {
-        self.waiting.is_empty().then_some(&self.numbers)
+        (!self.waiting.has_some_for_instances()).then_some(&self.numbers)
     }
 
     fn enter(&mut self, order: Option<Order>) {
         match order {
             Some(Order::Publish(mut entry)) => {
-                entry.number = self.numbers.next(&Route::from(&entry.message.target));
-                self.waiting.push_back(entry);
+                entry.number = Route::to(&entry.message.target).map(|route| self.numbers.next(&route));
+                self.waiting.lane_of(&entry).push_back(entry);
             }
             Some(Order::Stop) | None => self.stopping = true,
         }
@@ -336,15 +353,16 @@ mod tests {
 
     fn confirm_next(spool: &mut Spool, count: usize) {
         for _ in 0..count {
-            let mut entry = spool.next().expect("something waits");
-            entry.repeated = true;
+            let entry = spool.next(Lane::Instances).expect("something waits").on_its_way();
             spool.confirm(entry);
         }
     }
 
     /// The numbers of all that waits, and whether each was published before.
     fn waiting(spool: &mut Spool) -> Vec<(u64, bool)> {
-        std::iter::from_fn(|| spool.next()).map(|entry| (entry.number, entry.repeated)).collect()
+        std::iter::from_fn(|| spool.next(Lane::Instances))
+            .map(|entry| (entry.number.expect("a number"), entry.handed_over > 0))
+            .collect()
     }
 
     const KEEP: Duration = Duration::from_secs(5);
@@ -360,7 +378,7 @@ mod tests {
         spool.rewind();
         assert_eq!(waiting(&mut spool), [(1, true), (2, true), (3, false)], "kept anew when it is confirmed anew");
         spool.rewind();
-        assert!(spool.next().is_none(), "what is on its way is not kept beside");
+        assert!(spool.next(Lane::Instances).is_none(), "what is on its way is not kept beside");
     }
 
     #[tokio::test(start_paused = true)]
@@ -410,7 +428,7 @@ mod tests {
         let (_intake, mut spool, heard) = keeping(Duration::ZERO, 1 << 20, 2).await;
         confirm_next(&mut spool, 2);
         spool.rewind();
-        assert!(spool.next().is_none());
+        assert!(spool.next(Lane::Instances).is_none());
         assert_eq!(*heard.0.lock().unwrap(), [Ok(()), Ok(())]);
     }
 

@@ -7,6 +7,8 @@
 //! warren.direct ────┘ (key {ip}_{port})
 //! ```
 //!
+//! What clients say to backends goes to `warren.inbound`, where each group of backends has bound a queue of its own.
+//!
 //! With `--delivery stream` only what is meant for one instance comes this way:
 //!
 //! ```text
@@ -59,6 +61,8 @@ pub struct Names {
     pub partitions: ShortString,
     /// Durable direct exchange: one instance, by its name as key.
     pub direct: ShortString,
+    /// Durable topic exchange: what clients say to backends, which bind queues of their own.
+    pub inbound: ShortString,
     /// The instance's own fanout exchange.
     pub instance: ShortString,
     pub instance_name: InstanceName,
@@ -75,6 +79,7 @@ impl Names {
             topics: format!("{prefix}.topics").into(),
             partitions: format!("{prefix}.partitions").into(),
             direct: format!("{prefix}.direct").into(),
+            inbound: format!("{prefix}.inbound").into(),
             instance: incarnation.name().as_str().into(),
             instance_name: incarnation.name().clone(),
             incarnation: format!("{prefix}.incarnation.{incarnation}").into(),
@@ -117,7 +122,7 @@ impl From<lapin::Error> for Failure {
 }
 
 /// Declares the cluster's exchanges. Durable: they are the cluster's address for programs outside, and stand
-/// while no instance runs; a fanout or direct exchange holds no messages, so this costs nothing.
+/// while no instance runs; an exchange holds no messages, so this costs nothing.
 pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
     for fanout in [&names.broadcast, &names.beacon] {
@@ -126,7 +131,7 @@ pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lap
     for direct in [&names.topics, &names.partitions, &names.direct] {
         channel.exchange_declare(direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
     }
-    Ok(())
+    channel.exchange_declare(names.inbound.clone(), ExchangeKind::Topic, durable, FieldTable::default()).await
 }
 
 /// What stands for this instance, and the channel on which it was declared.

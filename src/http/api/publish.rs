@@ -102,6 +102,10 @@ fn outcome(id: MessageId, settled: Option<Settled>) -> Outcome {
         Some(Err(NotAccepted::SpoolFull)) => Outcome::NotSpooled(id),
         Some(Err(NotAccepted::Stopping)) => Outcome::Stopping(id),
         Some(Err(NotAccepted::Unconfirmed)) | None => Outcome::Unknown(id),
+        // Told of what is said to backends alone, which no request here is.
+        Some(Err(NotAccepted::NoBackend | NotAccepted::QueueFull | NotAccepted::WithoutBackends)) => {
+            Outcome::Unknown(id)
+        }
     }
 }
 

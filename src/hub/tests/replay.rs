@@ -118,8 +118,7 @@ fn start_looking_back(
 ) -> (Hub, mpsc::Sender<Delivered>) {
     let hub = Hub::start(workers, Arc::new(Interest::in_everything()), HubMetrics::default());
     let (deliveries, delivered) = mpsc::channel(4);
-    let (compression_bytes_min, history) = (100, Some(limits));
-    let batching = Batching { own: own(), compression_bytes_min, coalesce, history, resume_bytes_max: 0, looks_back };
+    let batching = Batching { history: Some(limits), looks_back, ..super::batching(coalesce) };
     tokio::spawn(hub.clone().run(batching, delivered));
     (hub, deliveries)
 }

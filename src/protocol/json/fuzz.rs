@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::{REQUEST_ID_BYTES_MAX, Refusal, Request, RequestId, TOPICS_PER_REQUEST_MAX};
 use crate::fuzzing::fuzz;
 
-const GOOD: [&str; 6] = [
+const GOOD: [&str; 7] = [
     r#"{"type":"subscribe","id":"1","topics":["orders.*","/news"],"broadcast":true}"#,
     r##"{"type":"unsubscribe","id":"2","topics":["#"]}"##,
     r#"{"type":"publish","id":"3","topic":"orders.eu","text":"Gr\u00fc\u00dfe \ud83e\udd80"}"#,
     r#"{"type":"publish","broadcast":true,"base64":"AP8="}"#,
+    r#"{"type":"send","id":"5","destination":"/app/orders/new","text":"one"}"#,
     r#"{"type":"ping","id":"4"}"#,
     r#"{"type":"ping"}"#,
 ];

@@ -20,12 +20,14 @@ use crate::protocol::frame;
 pub enum Notice<'a> {
     /// The session has begun. The first of all.
     Welcome { protocol: Cow<'a, str>, session: Cow<'a, str>, instance: Cow<'a, str>, limits: SessionLimits },
-    /// A message of a topic, or of the broadcast.
+    /// A message of a topic, of the broadcast, or to this session alone.
     Message {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         topic: Option<Cow<'a, str>>,
         #[serde(default, skip_serializing_if = "is_false")]
         broadcast: bool,
+        #[serde(default, skip_serializing_if = "is_false")]
+        direct: bool,
         /// As its publisher gave it, if it did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<Cow<'a, str>>,
@@ -155,15 +157,17 @@ pub fn encode_message(message: &Message, at: &Cursor, text: &mut Vec<u8>) {
     let topic = match &message.target {
         Target::Topic(topic) => Some(topic.as_str().into()),
         // What is meant for one instance alone is a broadcast to who hears it.
-        Target::Broadcast | Target::Instance(_) => None,
+        Target::Broadcast | Target::Instance(_) | Target::Session(_) | Target::Backends(_) => None,
     };
+    let direct = matches!(message.target, Target::Session(_));
     let (said, encoded) = match (message.kind, std::str::from_utf8(&message.payload)) {
         (PayloadKind::Text, Ok(said)) => (Some(said.into()), None),
         _ => (None, Some(STANDARD.encode(&message.payload).into())),
     };
     text.clear();
     Notice::Message {
-        broadcast: topic.is_none(),
+        broadcast: topic.is_none() && !direct,
+        direct,
         topic,
         id: message.id.as_ref().map(|id| id.as_str().into()),
         time: time(message.published_ms).into(),

@@ -10,6 +10,7 @@ use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::cursor::Cursor;
+use crate::inbound::Destination;
 use crate::message::{PayloadKind, Target};
 use crate::topic::{InvalidTopic, Pattern, Topic};
 
@@ -38,6 +39,13 @@ pub enum Request {
     Publish {
         id: Option<RequestId>,
         target: Target,
+        kind: PayloadKind,
+        payload: Bytes,
+    },
+    /// To backends.
+    Send {
+        id: Option<RequestId>,
+        destination: Destination,
         kind: PayloadKind,
         payload: Bytes,
     },
@@ -87,6 +95,9 @@ pub enum ErrorCode {
     BadField = 103,
     BadTopic = 104,
     TooManyTopics = 105,
+    BadDestination = 106,
+    /// The server has no backends, and never will.
+    WithoutBackends = 107,
     /// Nobody can go on where they were here.
     NoResumption = 108,
     /// The broker does not deliver the topics so far.
@@ -97,21 +108,29 @@ pub enum ErrorCode {
     Unconfirmed = 202,
     /// The instance stops: it was not published.
     Stopping = 203,
+    /// Nobody is bound to hear it: it was not published.
+    NoBackend = 204,
+    /// The backends' queue takes no more: it is not there, but may be in another group's.
+    QueueFull = 205,
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 11] = [
+    pub const ALL: [ErrorCode; 15] = [
         ErrorCode::NotText,
         ErrorCode::NotJson,
         ErrorCode::UnknownType,
         ErrorCode::BadField,
         ErrorCode::BadTopic,
         ErrorCode::TooManyTopics,
+        ErrorCode::BadDestination,
+        ErrorCode::WithoutBackends,
         ErrorCode::NoResumption,
         ErrorCode::NotInForce,
         ErrorCode::SpoolFull,
         ErrorCode::Unconfirmed,
         ErrorCode::Stopping,
+        ErrorCode::NoBackend,
+        ErrorCode::QueueFull,
     ];
 
     pub fn number(self) -> u16 {
@@ -145,6 +164,7 @@ struct Fields<'a> {
     id: Option<RequestId>,
     topics: Option<Names>,
     topic: Option<Box<str>>,
+    destination: Option<Box<str>>,
     broadcast: Option<bool>,
     text: Option<String>,
     base64: Option<String>,
@@ -194,7 +214,7 @@ impl<'de> Deserialize<'de> for Names {
 
 impl Request {
     /// The types of requests that there are.
-    pub(super) const KINDS: [&str; 4] = ["subscribe", "unsubscribe", "publish", "ping"];
+    pub(super) const KINDS: [&str; 5] = ["subscribe", "unsubscribe", "publish", "send", "ping"];
 
     /// What a text message asks for.
     pub fn parse(text: &[u8]) -> Result<Request, Refusal> {
@@ -213,6 +233,7 @@ impl Request {
             Request::Subscribe { id, .. }
             | Request::Unsubscribe { id, .. }
             | Request::Publish { id, .. }
+            | Request::Send { id, .. }
             | Request::Ping { id } => id.as_ref(),
         }
     }
@@ -252,8 +273,9 @@ impl Fields<'_> {
                 Ok(Request::Unsubscribe { id, selection })
             }
             "publish" => self.into_publication(),
+            "send" => self.into_sending(),
             "ping" => {
-                self.has_none_of(&["topics", "topic", "broadcast", "text", "base64", "since"])?;
+                self.has_none_of(&["topics", "topic", "destination", "broadcast", "text", "base64", "since"])?;
                 Ok(Request::Ping { id: self.id })
             }
             unknown => {
@@ -264,7 +286,7 @@ impl Fields<'_> {
     }
 
     fn into_selection(self) -> Result<(Option<RequestId>, Selection), Wrong> {
-        self.has_none_of(&["topic", "text", "base64"])?;
+        self.has_none_of(&["topic", "destination", "text", "base64"])?;
         let broadcast = self.broadcast == Some(true);
         let names = self.topics.map(|names| names.0).unwrap_or_default();
         if names.is_empty() && !broadcast {
@@ -278,21 +300,23 @@ impl Fields<'_> {
     }
 
     fn into_publication(self) -> Result<Request, Wrong> {
-        self.has_none_of(&["topics", "since"])?;
+        self.has_none_of(&["topics", "destination", "since"])?;
         let target = match (self.topic, self.broadcast == Some(true)) {
             (None, true) => Target::Broadcast,
             (Some(name), false) => Topic::parse(&name).map(Target::Topic).map_err(|reason| bad_topic(&name, reason))?,
             _ => return Err(bad_field("either topic or broadcast must be given")),
         };
-        let (kind, payload) = match (self.text, self.base64) {
-            (Some(text), None) => (PayloadKind::Text, text.into_bytes()),
-            (None, Some(base64)) => {
-                let decoded = STANDARD.decode(base64).map_err(|reason| bad_field(format!("base64: {reason}")))?;
-                (PayloadKind::Binary, decoded)
-            }
-            _ => return Err(bad_field("either text or base64 must be given")),
-        };
-        Ok(Request::Publish { id: self.id, target, kind, payload: payload.into() })
+        let (kind, payload) = payload(self.text, self.base64)?;
+        Ok(Request::Publish { id: self.id, target, kind, payload })
+    }
+
+    fn into_sending(self) -> Result<Request, Wrong> {
+        self.has_none_of(&["topics", "topic", "broadcast"])?;
+        let name = self.destination.ok_or_else(|| bad_field("a destination must be given"))?;
+        let destination =
+            Destination::parse(&name).map_err(|reason| (ErrorCode::BadDestination, format!("{reason}: {name:?}")))?;
+        let (kind, payload) = payload(self.text, self.base64)?;
+        Ok(Request::Send { id: self.id, destination, kind, payload })
     }
 
     /// Refuses fields that belong to other requests.
@@ -300,6 +324,7 @@ impl Fields<'_> {
         let given = [
             ("topics", self.topics.is_some()),
             ("topic", self.topic.is_some()),
+            ("destination", self.destination.is_some()),
             ("broadcast", self.broadcast.is_some()),
             ("text", self.text.is_some()),
             ("base64", self.base64.is_some()),
@@ -309,6 +334,17 @@ impl Fields<'_> {
             Some((name, _)) => Err(bad_field(format!("{} has no field {name}", self.kind))),
             None => Ok(()),
         }
+    }
+}
+
+fn payload(text: Option<String>, base64: Option<String>) -> Result<(PayloadKind, Bytes), Wrong> {
+    match (text, base64) {
+        (Some(text), None) => Ok((PayloadKind::Text, text.into())),
+        (None, Some(base64)) => {
+            let decoded = STANDARD.decode(base64).map_err(|reason| bad_field(format!("base64: {reason}")))?;
+            Ok((PayloadKind::Binary, decoded.into()))
+        }
+        _ => Err(bad_field("either text or base64 must be given")),
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::notice::GapScope;
 use super::*;
 use crate::cursor::Cursor;
+use crate::inbound::{Destination, SessionName};
 use crate::message::{Message, MessageId, PayloadKind, Target};
 use crate::topic::{Pattern, Topic};
 
@@ -26,6 +27,11 @@ fn selection(patterns: &[&str], broadcast: bool) -> Selection {
 
 fn publish(id: Option<RequestId>, target: Target, kind: PayloadKind, payload: &'static [u8]) -> Request {
     Request::Publish { id, target, kind, payload: Bytes::from_static(payload) }
+}
+
+fn send(id: Option<RequestId>, destination: &str, kind: PayloadKind, payload: &'static [u8]) -> Request {
+    let destination = Destination::parse(destination).unwrap();
+    Request::Send { id, destination, kind, payload: Bytes::from_static(payload) }
 }
 
 #[test]
@@ -59,6 +65,14 @@ fn requests_mean_what_they_say() {
             json!({"type": "publish", "broadcast": true, "text": ""}),
             publish(None, Target::Broadcast, PayloadKind::Text, b""),
         ),
+        (
+            json!({"type": "send", "id": "4", "destination": "/app/orders/new", "text": "one"}),
+            send(id("4"), "app.orders.new", PayloadKind::Text, b"one"),
+        ),
+        (
+            json!({"type": "send", "destination": "app.test", "base64": "AP8="}),
+            send(None, "/app/test", PayloadKind::Binary, b"\x00\xFF"),
+        ),
     ] {
         assert_eq!(parse(&said), Ok(meant.clone()), "{said}");
         assert_eq!(meant.id().map(RequestId::as_str), said["id"].as_str());
@@ -68,7 +82,7 @@ fn requests_mean_what_they_say() {
 
 #[test]
 fn what_is_no_request_is_told_why_and_by_its_id() {
-    use ErrorCode::{BadField, BadTopic, NotJson, UnknownType};
+    use ErrorCode::{BadDestination, BadField, BadTopic, NotJson, UnknownType};
     for (text, code) in [
         ("", NotJson),
         ("hello", NotJson),
@@ -104,6 +118,17 @@ fn what_is_no_request_is_told_why_and_by_its_id() {
         (r#"{"type":"publish","topic":"a.*","text":"a"}"#, BadTopic),
         (r#"{"type":"publish","topic":"","text":"a"}"#, BadTopic),
         (r#"{"type":"publish","topics":["a"],"text":"a"}"#, BadField),
+        (r#"{"type":"publish","topic":"a","destination":"/app/a","text":"a"}"#, BadField),
+        (r#"{"type":"subscribe","topics":["a"],"destination":"/app/a"}"#, BadField),
+        (r#"{"type":"send","text":"a"}"#, BadField),
+        (r#"{"type":"send","destination":"/app/a"}"#, BadField),
+        (r#"{"type":"send","destination":"/app/a","text":"a","base64":"YQ=="}"#, BadField),
+        (r#"{"type":"send","destination":"/app/a","topic":"a","text":"a"}"#, BadField),
+        (r#"{"type":"send","destination":"/app/a","broadcast":true,"text":"a"}"#, BadField),
+        (r#"{"type":"send","destination":["/app/a"],"text":"a"}"#, BadField),
+        (r#"{"type":"send","destination":"/topic/a","text":"a"}"#, BadDestination),
+        (r#"{"type":"send","destination":"/app/a..b","text":"a"}"#, BadDestination),
+        (r#"{"type":"send","destination":"/app/#","text":"a"}"#, BadDestination),
     ] {
         let refusal = Request::parse(text.as_bytes()).unwrap_err();
         assert_eq!((refusal.code, &refusal.id), (code, &None), "{text}: {}", refusal.explanation);
@@ -144,7 +169,7 @@ fn what_a_request_may_have_is_limited() {
 fn codes_have_numbers_of_their_own() {
     let mut numbers = ErrorCode::ALL.map(ErrorCode::number).to_vec();
     numbers.dedup();
-    assert_eq!(numbers, [100, 101, 102, 103, 104, 105, 108, 200, 201, 202, 203]);
+    assert_eq!(numbers, [100, 101, 102, 103, 104, 105, 106, 107, 108, 200, 201, 202, 203, 204, 205]);
 }
 
 fn told(message: &Message) -> Value {
@@ -182,6 +207,15 @@ fn a_text_that_is_none_is_told_as_bytes() {
     let target = Target::Topic(Topic::parse("a.b").unwrap());
     let message = Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, terms: None, payload };
     let expected = json!({"type": "message", "topic": "a.b", "time": "1970-01-01T00:00:00.000Z", "base64": "/w=="});
+    assert_eq!(told(&message), expected);
+}
+
+#[test]
+fn what_is_said_to_one_session_is_told_as_that() {
+    let target = Target::Session(SessionName::from_publisher("a_1@0/1"));
+    let (kind, payload) = (PayloadKind::Text, Bytes::from_static(b"a"));
+    let message = Message { id: None, target, kind, published_ms: 0, terms: None, payload };
+    let expected = json!({"type": "message", "direct": true, "time": "1970-01-01T00:00:00.000Z", "text": "a"});
     assert_eq!(told(&message), expected);
 }
 

@@ -65,15 +65,25 @@ impl Cluster {
     pub fn direct(&self) -> String {
         format!("{}.direct", self.prefix)
     }
+
+    pub fn inbound(&self) -> String {
+        format!("{}.inbound", self.prefix)
+    }
+
+    /// The queue of the example's group, and where what it gives up is parked.
+    pub fn group(&self) -> [String; 2] {
+        ["", ".dead"].map(|end| format!("{}.group.example{end}", self.prefix))
+    }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let (url, stream) = (self.url.clone(), self.stream());
+        let (url, [group, parked]) = (self.url.clone(), self.group());
         let partitions = (0..TOPIC_PARTITIONS).map(|partition| format!("{}.{partition}", self.topics()));
-        let streams: Vec<String> = partitions.chain([stream]).collect();
-        let beacons = format!("{}.partitions", self.prefix);
-        let names = [self.broadcast(), self.beacon(), self.topics(), beacons, self.direct()];
+        let queues: Vec<String> = partitions.chain([self.stream(), group, parked]).collect();
+        let others = ["partitions", "dead-letters"].map(|name| format!("{}.{name}", self.prefix));
+        let own = [self.broadcast(), self.beacon(), self.topics(), self.direct(), self.inbound()];
+        let names: Vec<String> = own.into_iter().chain(others).collect();
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
@@ -83,9 +93,9 @@ impl Drop for Cluster {
                     let Ok(channel) = connection.create_channel().await else { return };
                     let _ = channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default()).await;
                 }
-                let Ok(channel) = connection.create_channel().await else { return };
-                for stream in streams {
-                    let _ = channel.queue_delete(stream.as_str().into(), QueueDeleteOptions::default()).await;
+                for queue in queues {
+                    let Ok(channel) = connection.create_channel().await else { return };
+                    let _ = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await;
                 }
             });
         });
@@ -126,11 +136,16 @@ impl Alien {
 
     /// Binds a queue of its own to `exchange` and consumes from it.
     pub async fn listen(&self, exchange: &str) -> lapin::Consumer {
+        self.listen_to(exchange, "").await
+    }
+
+    /// The same with a routing key.
+    pub async fn listen_to(&self, exchange: &str, key: &str) -> lapin::Consumer {
         let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
         let queue = self.channel.queue_declare("".into(), own, FieldTable::default()).await.expect("a queue");
         let queue = queue.name().clone();
         let bind = QueueBindOptions::default();
-        let bound = self.channel.queue_bind(queue.clone(), exchange.into(), "".into(), bind, FieldTable::default());
+        let bound = self.channel.queue_bind(queue.clone(), exchange.into(), key.into(), bind, FieldTable::default());
         bound.await.expect("bound");
         let all = BasicConsumeOptions { no_ack: true, ..Default::default() };
         self.channel.basic_consume(queue, "alien".into(), all, FieldTable::default()).await.expect("a consumer")

@@ -84,6 +84,17 @@ impl JsonClient {
         ack["message_id"].as_str().expect("the id of what was published").to_owned()
     }
 
+    /// Sends a text to backends; the answer is its message id.
+    pub async fn send_to(&mut self, destination: &str, text: &str) -> String {
+        let ack = self.granted(json!({"type": "send", "destination": destination, "text": text})).await;
+        ack["message_id"].as_str().expect("the id of what was sent").to_owned()
+    }
+
+    /// The name by which backends know this session.
+    pub fn session(&self) -> &str {
+        self.welcome["session"].as_str().expect("a name")
+    }
+
     pub async fn broadcast(&mut self, text: &str) -> String {
         let ack = self.granted(json!({"type": "publish", "broadcast": true, "text": text})).await;
         ack["message_id"].as_str().expect("the id of what was published").to_owned()

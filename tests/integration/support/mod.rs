@@ -1,5 +1,6 @@
 //! One helper per boundary, so that a test reads as what happens.
 
+pub mod backend;
 pub mod broker;
 pub mod browser;
 pub mod bystanders;
