@@ -29,11 +29,13 @@ pub enum CloseReason {
     Idle,
     /// The client wanted to go on where it was, and something that came since is not kept any more.
     Gone,
+    /// The same, and what came since cannot be read just now.
+    Unread,
 }
 
 impl CloseReason {
     /// All that [`CloseReason::name`] may say.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "by_client",
         "going_away",
         "protocol_error",
@@ -45,6 +47,7 @@ impl CloseReason {
         "too_slow",
         "idle",
         "gone",
+        "unread",
     ];
 
     /// The reason as metrics name it.
@@ -61,6 +64,7 @@ impl CloseReason {
             CloseReason::TooSlow => "too_slow",
             CloseReason::Idle => "idle",
             CloseReason::Gone => "gone",
+            CloseReason::Unread => "unread",
         }
     }
 
@@ -71,7 +75,7 @@ impl CloseReason {
             CloseReason::GoingAway { .. } => Some(1001),
             CloseReason::Violation(violation) => Some(violation.close_code()),
             CloseReason::TooManyMessages { .. } | CloseReason::ListensOnly => Some(1008),
-            CloseReason::NotAccepted => Some(1013),
+            CloseReason::NotAccepted | CloseReason::Unread => Some(1013),
             CloseReason::TooSlow => Some(4001),
             CloseReason::Idle => Some(4002),
             CloseReason::Gone => Some(4003),
@@ -103,6 +107,7 @@ impl fmt::Display for CloseReason {
             CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
             CloseReason::Idle => f.write_str("idle: no pong"),
             CloseReason::Gone => f.write_str("gone: some of what came meanwhile is not kept any more"),
+            CloseReason::Unread => f.write_str("what came meanwhile cannot be read now; try again later"),
         }
     }
 }
@@ -124,6 +129,7 @@ mod tests {
             CloseReason::TooSlow,
             CloseReason::Idle,
             CloseReason::Gone,
+            CloseReason::Unread,
         ];
         let mut names: Vec<_> = first.iter().chain(&violations).chain(&last).map(CloseReason::name).collect();
         // Two violations are one for metrics.
@@ -141,6 +147,7 @@ mod tests {
             CloseReason::TooSlow,
             CloseReason::Idle,
             CloseReason::Gone,
+            CloseReason::Unread,
         ];
         for reason in reasons {
             assert!(reason.to_string().len() <= CLOSE_REASON_BYTES_MAX, "{reason}");

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Bench(task)) => judge(|| warren::bench::run(task)),
         Ok(Command::Chaos(options)) => judge(|| warren::chaos::run(&options)),
+        Ok(Command::Client(task)) => judge(|| Ok(warren::cli::run(task)?)),
         Ok(Command::PrintSample) => print(&config::sample()),
         Ok(Command::PrintMarkdown) => print(&config::markdown()),
         Err(exit) => exit.report(),

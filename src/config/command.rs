@@ -13,7 +13,7 @@ use super::load::{self, Flags};
 use super::options::{Config, config_row, rows};
 use super::render;
 use super::table::OptionRow;
-use crate::{bench, chaos};
+use crate::{bench, chaos, cli};
 
 /// Widest line of the help.
 const HELP_COLUMNS_MAX: usize = 100;
@@ -33,6 +33,8 @@ pub enum Command {
     Bench(bench::Task),
     /// Break a cluster on purpose, and count.
     Chaos(Box<chaos::Options>),
+    /// Be a client.
+    Client(cli::Task),
     /// Print the documented sample file.
     PrintSample,
     /// Print the options as Markdown tables.
@@ -49,8 +51,10 @@ struct Subcommand {
     read: fn(&ArgMatches, Environment) -> Result<Command, Error>,
 }
 
-const SUBCOMMANDS: [Subcommand; 4] = [
+const SUBCOMMANDS: [Subcommand; 6] = [
     Subcommand { name: "serve", declare: declare_serve, read: read_serve },
+    Subcommand { name: "publish", declare: cli::declare_publish, read: read_publish },
+    Subcommand { name: "subscribe", declare: cli::declare_subscribe, read: read_subscribe },
     Subcommand { name: "bench", declare: bench::declare, read: read_bench },
     Subcommand { name: "chaos", declare: chaos::declare, read: read_chaos },
     Subcommand { name: "config", declare: declare_config, read: read_config },
@@ -94,6 +98,14 @@ fn read_serve(matches: &ArgMatches, env: Environment) -> Result<Command, Error> 
     let flags: Flags = rows().into_iter().chain([config_row()]).filter_map(values_of).collect();
     let config = Box::new(load::load(&flags, env)?);
     Ok(Command::Serve { config, stops_with_stdin: matches.get_flag(STOP_WITH_STDIN) })
+}
+
+fn read_publish(matches: &ArgMatches, env: Environment) -> Result<Command, Error> {
+    Ok(Command::Client(cli::Task::Publish(cli::read_publish(matches, env)?)))
+}
+
+fn read_subscribe(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
+    Ok(Command::Client(cli::Task::Subscribe(cli::read_subscribe(matches)?)))
 }
 
 fn read_bench(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {

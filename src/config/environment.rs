@@ -7,8 +7,9 @@ use std::ffi::OsString;
 use super::error::{Error, closest};
 use super::table::VARIABLE_PREFIX;
 
-/// Variables of the scripts around Warren; the server takes no notice of them.
-const SCRIPT_VARIABLES: [&str; 3] = ["WARREN_BIN", "WARREN_PORTS", "WARREN_RABBITMQ_EXTRA_CONF"];
+/// Variables of the scripts around Warren and of its clients; the server takes no notice of them.
+const OTHERS_VARIABLES: [&str; 4] =
+    ["WARREN_BIN", "WARREN_PORTS", "WARREN_RABBITMQ_EXTRA_CONF", crate::cli::API_KEY_VARIABLE];
 
 /// The variables among `env` that set one of the `known`, by name.
 pub fn select(
@@ -18,7 +19,7 @@ pub fn select(
     let mut selected = HashMap::new();
     for (name, value) in env {
         let name = name.to_string_lossy().into_owned();
-        if !name.starts_with(VARIABLE_PREFIX) || SCRIPT_VARIABLES.contains(&name.as_str()) {
+        if !name.starts_with(VARIABLE_PREFIX) || OTHERS_VARIABLES.contains(&name.as_str()) {
             continue;
         }
         if is_service_link(&name, &value.to_string_lossy()) {

@@ -36,6 +36,9 @@ pub enum Error {
     /// Arguments of `warren chaos` that contradict each other.
     #[error(transparent)]
     Chaos(#[from] crate::chaos::Conflict),
+    /// Arguments of `warren publish` or `warren subscribe` that contradict each other.
+    #[error(transparent)]
+    Cli(#[from] crate::cli::Conflict),
 }
 
 /// The process ends before anything was started: with help, with the version, or with an error.

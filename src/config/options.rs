@@ -278,12 +278,13 @@ options! {
         }
         ping_interval_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "30000",
-            help: "Interval of pings to each session; below idle_timeout_ms.",
+            help: "Interval of pings to each session, and of comments to each event stream; below idle_timeout_ms.",
             reason: "Half of the 60 s after which many proxies cut a connection that is silent.",
         }
         idle_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "75000",
-            help: "A session of which nothing is heard for this long, not even a pong, is closed.",
+            help: "A session of which nothing is heard for this long, not even a pong, is closed; an event stream, if its host \
+                   acknowledges nothing for this long.",
             reason: "Two and a half pings: one lost answer is forgiven.",
         }
         close_timeout_ms: u64 = number("MS", 1..=DAY_MS) => {
@@ -315,7 +316,7 @@ options! {
         }
         topics_per_session_max: usize = number("TOPICS", 1..=10_000) => {
             default: "1000",
-            help: "Topics and patterns that one session may subscribe to (with the subprotocol warren.v1.json).",
+            help: "Topics and patterns that one session may subscribe to (with the subprotocol warren.v1.json, or on /events).",
             reason: "More than a page shows at a time. A topic takes some hundred bytes, a pattern some kilobytes at worst; one pattern can \
                      stand for many topics.",
         }
@@ -374,7 +375,7 @@ options! {
         retry_after_max_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "3000",
             help: "Sessions that are closed because the instance stops are asked to come back after a time of their own, \
-                   up to this (retry-after-ms=N in the reason).",
+                   up to this (retry-after-ms=N in the reason). Event streams: between half of it and all, also when they are lost.",
             reason: "Spreads those who leave together; a person hardly notices.",
         }
         worker_threads: usize = number("THREADS", 0..=1024) => {

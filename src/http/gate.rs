@@ -43,8 +43,8 @@ pub fn check(api: &Api, caller: &Caller<'_>) -> Result<(), Denied> {
         return Err(Denied::WrongMethod(route));
     }
     match route.requires {
-        // A handshake is the upgrade's to judge, which answers each mistake in its own way.
-        Requires::Nothing | Requires::Handshake => Ok(()),
+        // A handshake is the upgrade's to judge, which answers each mistake in its own way; so is who asks for events.
+        Requires::Nothing | Requires::Origin | Requires::Handshake => Ok(()),
         Requires::Publisher => api.admit(caller).map_err(Denied::NotAllowed),
     }
 }
@@ -59,7 +59,9 @@ impl Denied {
             Denied::WrongMethod(route) => {
                 let text = format!("only {} here\n", route.allow());
                 let response = match route.requires {
-                    Requires::Publisher => Problem::new(ProblemKind::WrongMethod, text.trim_end()).into_response(),
+                    Requires::Publisher | Requires::Origin => {
+                        Problem::new(ProblemKind::WrongMethod, text.trim_end()).into_response()
+                    }
                     Requires::Nothing | Requires::Handshake => {
                         http::Response::builder().status(StatusCode::METHOD_NOT_ALLOWED).body(text).into_response()
                     }

@@ -1,6 +1,7 @@
 //! The HTTP side: the listener, the routes, the upgrade to WebSocket. warp and hyper stay in this folder.
 
 mod api;
+mod events;
 mod gate;
 mod handshakes;
 mod health;

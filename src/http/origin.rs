@@ -6,6 +6,8 @@ use warp::http::header::{HOST, ORIGIN};
 
 use crate::config::{AllowedOrigins, Origin};
 
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
 /// Whether whoever sent the request may connect: a page of the server's own origin, of a listed one, or no page.
 pub fn may_connect(allowed: &AllowedOrigins, headers: &HeaderMap) -> bool {
     let listed: &[Origin] = match allowed {
@@ -22,6 +24,12 @@ pub fn may_connect(allowed: &AllowedOrigins, headers: &HeaderMap) -> bool {
     let Some(origin) = origin.to_str().ok().and_then(|text| text.parse().ok()) else { return false };
     listed.contains(&origin)
         || headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(|host| is_of(&origin, host))
+}
+
+/// Whether a browser says itself that a page of another origin asks, where it says anything (Fetch Metadata): it sends no
+/// `Origin` with a GET whose answer it will not show to the page.
+pub fn is_of_another_site(headers: &HeaderMap) -> bool {
+    headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "same-origin" && site != "none")
 }
 
 /// Whether a page of this origin came from the server that the request's `Host` names. The scheme is taken as the

@@ -1,6 +1,7 @@
 //! The index page, from `templates/`, and the headers that guard it.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use warp::http::StatusCode;
 use warp::http::header::{
@@ -13,7 +14,17 @@ use warp::{Reply, http};
 
 use super::Site;
 
-const TEMPLATE: &str = include_str!("../../templates/index.html");
+/// One file, as it needs nothing else to be shown.
+static TEMPLATE: LazyLock<String> = LazyLock::new(|| {
+    let script = concat!(
+        include_str!("../../templates/page/page.js"),
+        include_str!("../../templates/page/messages.js"),
+        include_str!("../../templates/page/topics.js"),
+        include_str!("../../templates/page/publish.js"),
+    );
+    let markup = include_str!("../../templates/index.html").replace("{{version}}", env!("CARGO_PKG_VERSION"));
+    markup.replace("{{style}}", include_str!("../../templates/page/style.css")).replace("{{script}}", script)
+});
 
 /// Headers that every answer carries: nothing is sniffed, framed or told to other sites.
 pub const GUARDS: [(HeaderName, &str); 3] =
@@ -28,10 +39,8 @@ pub fn index(site: &Site, host: Option<&Authority>) -> Response {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
     };
-    let page = TEMPLATE
-        .replace("{{nonce}}", &nonce)
-        .replace("{{instance}}", &escape_html(site.incarnation.name().as_str()))
-        .replace("{{version}}", env!("CARGO_PKG_VERSION"));
+    let page =
+        TEMPLATE.replace("{{nonce}}", &nonce).replace("{{instance}}", &escape_html(site.incarnation.name().as_str()));
     http::Response::builder()
         .header(CONTENT_TYPE, "text/html; charset=utf-8")
         .header(CACHE_CONTROL, "no-store")

@@ -1,13 +1,16 @@
-//! How much of the past a client asks for: `replay` in the query of `/message`.
+//! How much of the past a client asks for: `replay` or `since` in the query of `/message`.
 
 use std::time::Duration;
 
 use url::form_urlencoded;
 
+use crate::cursor::{Cursor, NotACursor};
 use crate::hub::{HistoryLimits, Replay};
+use crate::session::NoResumption;
 
 /// The parameter's name.
 const PARAMETER: &str = "replay";
+const SINCE: &str = "since";
 
 /// Why an instance replays nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +29,10 @@ pub enum NoReplay {
 /// Why a client is not given what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReplayed {
-    #[error("replay is a number of messages, such as replay=20, or of seconds, such as replay=30s, and is given once.")]
+    #[error(
+        "replay is a number of messages, such as replay=20, or of seconds, such as replay=30s; it is given once, and so is \
+         since."
+    )]
     Malformed,
     #[error("replay asks for more messages than are kept: at most replay={0} (--history-messages-max).")]
     TooMany(usize),
@@ -34,8 +40,14 @@ pub enum NotReplayed {
     TooLong(u64),
     #[error("replay is for /message without a topic.")]
     OfTopic,
-    #[error("replay is for plain sessions, not for warren.v1.json.")]
+    #[error("replay and since are for plain sessions; one of warren.v1.json says since in its requests.")]
     OfRequests,
+    #[error("Either replay or since can be asked for, not both.")]
+    Both,
+    #[error("since is {0}.")]
+    NotACursor(NotACursor),
+    #[error("No session can go on where it was: {0}.")]
+    NoResumption(NoResumption),
     #[error("No replay: {0}.")]
     Never(NoReplay),
 }
@@ -53,6 +65,17 @@ pub fn asked(query: &str, offered: Result<HistoryLimits, NoReplay>) -> Result<Op
         None => messages(number(&value)?, limits.messages_max),
     }
     .map(Some)
+}
+
+/// From where the client wants to go on, if it does.
+pub fn since(query: &str, offered: Result<(), NoResumption>) -> Result<Option<Cursor>, NotReplayed> {
+    let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == SINCE);
+    let Some((_, value)) = values.next() else { return Ok(None) };
+    offered.map_err(NotReplayed::NoResumption)?;
+    if values.next().is_some() {
+        return Err(NotReplayed::Malformed);
+    }
+    Cursor::parse(&value).map(Some).map_err(NotReplayed::NotACursor)
 }
 
 fn messages(asked: u64, messages_max: usize) -> Result<Replay, NotReplayed> {

@@ -14,7 +14,7 @@ use warp::{Filter, Reply};
 use super::gate::{self, Caller, Denied};
 use super::peer::{Peer, client_address};
 use super::upgrade::Successor;
-use super::{Site, health, page, table, upgrade};
+use super::{Site, events, health, page, table, upgrade};
 
 /// The public port.
 pub fn all(
@@ -25,6 +25,8 @@ pub fn all(
         guards.insert(name, HeaderValue::from_static(value));
     }
     let routes = message(site.clone())
+        .or(event_streams(site.clone()))
+        .unify()
         .or(index(site.clone()))
         .unify()
         .or(health(site.clone()))
@@ -70,6 +72,22 @@ fn message(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
             let client = client_address(peer, &headers, &site.trusted_proxies);
             let site = site.clone();
             async move { upgrade::answer(&site, &headers, topic.as_str(), query, upgrade, client).await }
+        })
+}
+
+fn event_streams(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("events")
+        .and(get_or_head())
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Successor>())
+        .and(warp::ext::get::<Peer>())
+        .and(query())
+        .then(move |method, headers: HeaderMap, successor, peer, query: String| {
+            let successor = Some(successor).filter(|_| method == Method::GET);
+            let client = client_address(peer, &headers, &site.trusted_proxies);
+            let site = site.clone();
+            async move { events::answer(&site, &headers, &query, successor, client).await }
         })
 }
 

@@ -10,6 +10,8 @@ use warp::http::Method;
 pub enum Requires {
     /// Nothing.
     Nothing,
+    /// Nothing, but of a page an allowed origin, which the route itself checks.
+    Origin,
     /// A WebSocket handshake, which the route itself checks; pages of an allowed origin only.
     Handshake,
     /// An API key; where none are configured, to be a program on this host.
@@ -29,13 +31,14 @@ const READING: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 
 /// The table.
-pub static ROUTES: [Route; 9] = [
+pub static ROUTES: [Route; 10] = [
     Route { path: "/", methods: READING, requires: Requires::Nothing },
     Route { path: "/index.html", methods: READING, requires: Requires::Nothing },
     Route { path: "/healthz", methods: READING, requires: Requires::Nothing },
     Route { path: "/readyz", methods: READING, requires: Requires::Nothing },
     Route { path: "/message", methods: READING, requires: Requires::Handshake },
     Route { path: "/message/{topic}", methods: READING, requires: Requires::Handshake },
+    Route { path: "/events", methods: READING, requires: Requires::Origin },
     Route { path: "/api/notification", methods: POST, requires: Requires::Publisher },
     Route { path: "/api/publish", methods: POST, requires: Requires::Publisher },
     Route { path: "/api/topics/{topic}", methods: POST, requires: Requires::Publisher },
@@ -67,6 +70,7 @@ impl fmt::Display for Requires {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Requires::Nothing => "nothing",
+            Requires::Origin => "nothing; of a page, an allowed origin",
             Requires::Handshake => "a WebSocket handshake; of a page, an allowed origin",
             Requires::Publisher => "an API key; without `--api-keys-file`, to be a program on this host",
         })
@@ -85,6 +89,8 @@ mod tests {
             ("/message/orders/eu", Some("/message/{topic}")),
             ("/message/", Some("/message/{topic}")),
             ("/messages", None),
+            ("/events", Some("/events")),
+            ("/events/", None),
             ("/api", None),
             ("/api/", None),
             ("/api/topics", None),

@@ -35,6 +35,7 @@ impl Encoder {
 pub struct Batch {
     plain: Encoding,
     json: Encoding,
+    events: Encoding,
     about: About,
     /// In the forms that say how far everything was heard, or in the others; see [`Frames`].
     is_placed: bool,
@@ -42,7 +43,8 @@ pub struct Batch {
 
 impl Batch {
     pub fn unplaced() -> Batch {
-        Batch { plain: Encoding::default(), json: Encoding::default(), about: About::nothing(), is_placed: false }
+        let empty = Encoding::default;
+        Batch { plain: empty(), json: empty(), events: empty(), about: About::nothing(), is_placed: false }
     }
 
     pub fn placed() -> Batch {
@@ -53,6 +55,9 @@ impl Batch {
     pub(super) fn forget_unless(&mut self, wanted: Wanted) {
         if !wanted.json {
             self.json.skip();
+        }
+        if !wanted.events {
+            self.events.skip();
         }
     }
 
@@ -65,14 +70,22 @@ impl Batch {
             let deflates = is_wanted && payload.len() >= *compression_bytes_min;
             encoding.add(kind, payload, if deflates { deflater.deflate(payload) } else { None });
         };
-        if wanted.json && self.is_placed {
+        let wanted = if self.is_placed { wanted.placed() } else { wanted.unplaced() };
+        if wanted.json || wanted.events {
             json::encode_message(message, at, json);
+        }
+        if wanted.json {
             encode(json, wanted.json_deflated, PayloadKind::Text, &mut self.json);
         } else {
             self.json.skip();
         }
+        if wanted.events {
+            self.events.add_event(message, at, json);
+        } else {
+            self.events.skip();
+        }
         let before = self.plain.frames.len();
-        if wanted.plain && !self.is_placed {
+        if wanted.plain {
             encode(&message.payload, wanted.plain_deflated, message.kind, &mut self.plain);
             &self.plain.frames[before..]
         } else {
@@ -102,7 +115,7 @@ impl Batch {
     pub fn take(&mut self) -> Frames {
         let about = std::mem::replace(&mut self.about, About::nothing());
         if self.is_placed {
-            return Frames::placed(self.json.take(), about);
+            return Frames::placed(self.json.take(), self.events.take(), about);
         }
         Frames::unplaced(self.plain.take(), about)
     }
@@ -129,6 +142,12 @@ impl Encoding {
             (None, Some(frames)) => frames.extend_from_slice(&self.frames[before..]),
             (None, None) => {}
         }
+    }
+
+    /// A message as an event, of which `data` is what the client is given. Its id is what a client has heard last when it
+    /// comes again.
+    fn add_event(&mut self, message: &Message, at: &Cursor, data: &[u8]) {
+        json::encode_event(message, at, data, &mut self.frames);
     }
 
     /// A message that nobody wants so. Who wanted those before it has gone; who wants a later one must not hear them

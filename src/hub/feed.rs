@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::batch::{Batch, Encoder};
 use super::format::{Format, Wanted};
-use super::frames::{Encoded, Frames};
+use super::frames::Frames;
 use super::history::{History, Replay};
 use super::log::{Excerpt, Log};
 use super::resume::{Entrance, Look};
@@ -189,8 +189,8 @@ impl Feed {
     /// Tells of what is missing behind what came before it.
     async fn tell(&mut self, gap: Gap) {
         self.hand_out().await;
-        let notice = Encoded { frames: Notice::gap(gap).frame(), ..Encoded::default() };
-        self.hand_to_workers(Audience::Missing(gap.scope), Frames::notice(notice)).await;
+        let notice = Notice::gap(gap);
+        self.hand_to_workers(Audience::Missing(gap.scope), Frames::notice(notice.frame(), notice.event())).await;
     }
 
     /// For all who hear the broadcast, be it meant for every instance or for this one alone.

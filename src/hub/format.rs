@@ -14,18 +14,27 @@ pub enum Format {
     Json,
     /// The same for those who inflate.
     JsonDeflated,
+    /// Server-sent events of the same JSON ([`crate::protocol::events`]).
+    Events,
 }
 
 impl Format {
-    pub const ALL: [Format; 4] = [Format::Plain, Format::PlainDeflated, Format::Json, Format::JsonDeflated];
+    pub const ALL: [Format; 5] =
+        [Format::Plain, Format::PlainDeflated, Format::Json, Format::JsonDeflated, Format::Events];
 
     /// Whether messages may come compressed.
     pub fn inflates(self) -> bool {
         matches!(self, Format::PlainDeflated | Format::JsonDeflated)
     }
 
+    /// Whether it is JSON in frames, as clients with requests of their own hear it.
     pub fn is_json(self) -> bool {
         matches!(self, Format::Json | Format::JsonDeflated)
+    }
+
+    /// Whether it is no WebSocket but an event stream.
+    pub fn is_events(self) -> bool {
+        self == Format::Events
     }
 }
 
@@ -70,14 +79,24 @@ impl Demand {
             plain_deflated: is_wanted(Format::PlainDeflated),
             json: is_wanted(Format::Json) || is_wanted(Format::JsonDeflated),
             json_deflated: is_wanted(Format::JsonDeflated),
+            events: is_wanted(Format::Events),
         }
     }
 }
 
 impl Wanted {
-    /// Whether some of the forms are wanted in which a message says how far everything was heard with it.
+    /// The forms in which a message says how far everything was heard with it.
+    pub fn placed(self) -> Wanted {
+        Wanted { plain: false, plain_deflated: false, ..self }
+    }
+
+    pub fn unplaced(self) -> Wanted {
+        Wanted { plain: self.plain, plain_deflated: self.plain_deflated, ..Wanted::default() }
+    }
+
+    /// Whether some of those are wanted that say it.
     pub fn some_placed(self) -> bool {
-        self.json
+        self.json || self.events
     }
 }
 
@@ -88,16 +107,18 @@ pub(super) struct Wanted {
     pub plain_deflated: bool,
     pub json: bool,
     pub json_deflated: bool,
+    pub events: bool,
 }
 
 impl Wanted {
     /// What a listener of this format can be given.
     pub fn by(format: Format) -> Wanted {
         Wanted {
-            plain: !format.is_json(),
+            plain: matches!(format, Format::Plain | Format::PlainDeflated),
             plain_deflated: format == Format::PlainDeflated,
             json: format.is_json(),
             json_deflated: format == Format::JsonDeflated,
+            events: format == Format::Events,
         }
     }
 }

@@ -6,11 +6,12 @@ use bytes::Bytes;
 
 use super::Format;
 
-/// Encoded frames, shared by everyone who hears them. A cheap clone.
+/// Encoded frames (or events), shared by everyone who hears them. A cheap clone.
 #[derive(Clone, Debug)]
 pub struct Frames {
     plain: Encoded,
     json: Encoded,
+    events: Encoded,
     about: About,
     /// In the forms that say how far everything was heard, or in the others. They do not go together: those have one order,
     /// whatever they are of, while of these, those for the same listeners do.
@@ -57,21 +58,22 @@ impl About {
 impl Frames {
     /// In the forms that tell nobody's place.
     pub fn unplaced(plain: Encoded, about: About) -> Frames {
-        Frames { plain, json: Encoded::default(), about, is_placed: false }
+        Frames { plain, json: Encoded::default(), events: Encoded::default(), about, is_placed: false }
     }
 
     /// In those that do.
-    pub fn placed(json: Encoded, about: About) -> Frames {
-        Frames { plain: Encoded::default(), json, about, is_placed: true }
+    pub fn placed(json: Encoded, events: Encoded, about: About) -> Frames {
+        Frames { plain: Encoded::default(), json, events, about, is_placed: true }
     }
 
     pub fn is_placed(&self) -> bool {
         self.is_placed
     }
 
-    /// Something that only those hear who speak JSON, and that is no message.
-    pub fn notice(json: Encoded) -> Frames {
-        Frames::placed(json, About::nothing())
+    /// Something that is no message, for those who can be told.
+    pub fn notice(json: Bytes, event: Bytes) -> Frames {
+        let encoded = |frames| Encoded { frames, ..Encoded::default() };
+        Frames::placed(encoded(json), encoded(event), About::nothing())
     }
 
     pub fn about(&self) -> &About {
@@ -85,16 +87,21 @@ impl Frames {
             Format::PlainDeflated => self.plain.deflated(),
             Format::Json => &self.json.frames,
             Format::JsonDeflated => self.json.deflated(),
+            Format::Events => &self.events.frames,
         }
     }
 
     /// One behind the other; all of them placed, or none.
     pub fn join(parts: &[Frames]) -> Frames {
         let about = parts.iter().map(|part| part.about).reduce(About::then).unwrap_or_else(About::nothing);
-        let plain: Vec<&Encoded> = parts.iter().map(|part| &part.plain).collect();
-        let json: Vec<&Encoded> = parts.iter().map(|part| &part.json).collect();
-        let is_placed = parts.iter().any(Frames::is_placed);
-        Frames { plain: Encoded::join(&plain), json: Encoded::join(&json), about, is_placed }
+        let join = |form: fn(&Frames) -> &Encoded| Encoded::join(&parts.iter().map(form).collect::<Vec<_>>());
+        Frames {
+            plain: join(|part| &part.plain),
+            json: join(|part| &part.json),
+            events: join(|part| &part.events),
+            about,
+            is_placed: parts.iter().any(Frames::is_placed),
+        }
     }
 }
 

@@ -183,11 +183,6 @@ impl Membership {
         self.worker().change(Change::Unsubscribe(self.listener.clone(), pattern.clone()));
     }
 
-    /// Ready when what is published from then on, and what `pattern` matches of it, will be delivered here.
-    pub async fn in_force(&self, pattern: &Pattern) {
-        self.hub.shared.interest.in_force(pattern).await;
-    }
-
     /// Ready when all that was changed so far counts: what it hears no more does not come any more. Whoever changes much
     /// waits for this, so that the worker is not left behind.
     pub async fn caught_up(&self) {

@@ -6,15 +6,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
 use super::feed::Asked;
 use super::log::{Excerpt, Known, Log, Record};
 use super::wish::Wish;
-use super::{Format, Listener, Membership};
+use super::{Format, Hub, Listener, Membership};
 use crate::cursor::Cursor;
 use crate::interest::Interest;
+use crate::message::PayloadKind;
 use crate::place::{Partition, Position};
 use crate::protocol::{frame, json};
 use crate::topic::Pattern;
@@ -111,12 +112,20 @@ pub fn encode(record: &Record, format: Format, cursor: &mut Cursor) -> Bytes {
     if let Some(reached) = record.place.reached {
         cursor.set(record.place.partition, reached);
     }
-    if format.is_json() {
-        let mut text = Vec::new();
-        json::encode_message(&record.message, cursor, &mut text);
-        return frame::message(crate::message::PayloadKind::Text, &text);
+    match format {
+        Format::Plain | Format::PlainDeflated => frame::message(record.message.kind, &record.message.payload),
+        Format::Json | Format::JsonDeflated => {
+            let mut text = Vec::new();
+            json::encode_message(&record.message, cursor, &mut text);
+            frame::message(PayloadKind::Text, &text)
+        }
+        Format::Events => {
+            let (mut text, mut event) = (Vec::new(), BytesMut::new());
+            json::encode_message(&record.message, cursor, &mut text);
+            json::encode_event(&record.message, cursor, &text, &mut event);
+            event.freeze()
+        }
     }
-    frame::message(record.message.kind, &record.message.payload)
 }
 
 /// Topics that count as wanted though nobody hears them yet. Dropped, they do not any more.
@@ -154,17 +163,23 @@ impl Drop for Expected {
     }
 }
 
+impl Hub {
+    /// What is known of what came behind a cursor. `None` once nothing is handed out any more.
+    pub async fn look(&self, since: Cursor) -> Option<Look> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.asked.send(Asked::Look(Box::new(since), answer)).ok()?;
+        answered.await.ok()
+    }
+}
+
 impl Membership {
     /// Has topics count as wanted, so that they are delivered.
     pub fn expect(&self, patterns: Vec<Pattern>) -> Expected {
         Expected::new(self.hub.shared.interest.clone(), patterns)
     }
 
-    /// What is known of what came behind a cursor. `None` once nothing is handed out any more.
     pub async fn look(&self, since: Cursor) -> Option<Look> {
-        let (answer, answered) = oneshot::channel();
-        self.hub.shared.asked.send(Asked::Look(Box::new(since), answer)).ok()?;
-        answered.await.ok()
+        self.hub.look(since).await
     }
 
     /// From now on the listener hears what it wishes for, and before that what came since, if it has read some already, and

@@ -50,6 +50,7 @@ pub enum Change {
 }
 
 /// What must happen in the order in which the hub says it.
+#[expect(clippy::large_enum_variant, reason = "nearly all of it is the large one")]
 enum Work {
     HandOut(Audience, Frames),
     LetIn { listener: Arc<dyn Listener>, past: Vec<Bytes> },

@@ -13,7 +13,7 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 14] = [
+pub const REFUSALS: [&str; 15] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_host",
@@ -21,6 +21,7 @@ pub const REFUSALS: [&str; 14] = [
     "bad_extensions",
     "bad_subprotocols",
     "foreign_origin",
+    "bad_query",
     "bad_topic",
     "not_replayed",
     "not_attached",
@@ -63,6 +64,8 @@ impl Cut {
 #[derive(Clone)]
 pub struct SessionMetrics {
     open: Gauge,
+    /// Those among them that are event streams.
+    event_streams: Gauge,
     opened: Counter,
     closed: Labelled<Counter>,
     refused: Labelled<Counter>,
@@ -77,6 +80,7 @@ impl Default for SessionMetrics {
     fn default() -> SessionMetrics {
         SessionMetrics {
             open: Gauge::default(),
+            event_streams: Gauge::default(),
             opened: Counter::default(),
             closed: counters(REASON, CloseReason::NAMES.into_iter().chain([LOST])),
             refused: counters(REASON, REFUSALS),
@@ -92,11 +96,16 @@ impl Default for SessionMetrics {
 impl SessionMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("sessions", "Sessions that are open, closing ones among them", self.open.clone());
+        registry.register(
+            "event_streams",
+            "Sessions that are open as event streams, closing ones among them",
+            self.event_streams.clone(),
+        );
         registry.register("sessions_opened", "Sessions that were opened", self.opened.clone());
         registry.register("sessions_closed", "Sessions that began to close, by reason", self.closed.clone());
         registry.register(
             "handshakes_refused",
-            "Requests on /message that opened no session, by reason",
+            "Requests on /message and /events that opened no session, by reason",
             self.refused.clone(),
         );
         registry.register(
@@ -129,14 +138,20 @@ impl SessionMetrics {
     }
 
     /// A session stands.
-    pub fn opened(&self) {
+    pub fn opened(&self, is_event_stream: bool) {
         self.opened.inc();
         self.open.inc();
+        if is_event_stream {
+            self.event_streams.inc();
+        }
     }
 
     /// A session is gone.
-    pub fn gone(&self) {
+    pub fn gone(&self, was_event_stream: bool) {
         self.open.dec();
+        if was_event_stream {
+            self.event_streams.dec();
+        }
     }
 
     /// The server begins to close a session, also in answer to the client.

@@ -8,7 +8,7 @@ use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::protocol::frame;
+use super::FirstFrame;
 
 /// Buffers handed to one vectored write; more than that wait for the next.
 const SLICES_MAX: usize = 32;
@@ -94,12 +94,12 @@ impl Backlog {
 
     /// Leaves out the oldest messages until no more than `bytes_max` count. A frame that was begun is finished, a replay
     /// stays whole since leaving it out would make no room, and control frames stay where they were among the rest.
-    pub fn leave_out_oldest(&mut self, bytes_max: usize) -> LeftOut {
+    pub fn leave_out_oldest(&mut self, bytes_max: usize, first_frame: FirstFrame) -> LeftOut {
         let mut kept = VecDeque::new();
         let mut controls = BytesMut::new();
         let mut messages = 0;
         if self.front_written > 0 {
-            self.split_begun(&mut kept);
+            self.split_begun(&mut kept, first_frame);
         }
         self.split_uncounted(&mut kept);
         while self.counted_bytes() > bytes_max && controls.len() <= CONTROL_BYTES_KEPT_MAX {
@@ -107,7 +107,7 @@ impl Backlog {
                 self.end_tail();
             }
             let Some(front) = self.chunks.front_mut() else { break };
-            let span = frame::first(front);
+            let span = first_frame(front);
             let first = front.split_to(span.bytes);
             if front.is_empty() {
                 self.chunks.pop_front();
@@ -129,10 +129,10 @@ impl Backlog {
     }
 
     /// Moves the frame that was begun, which is in the chunk in front, to `kept`; what is written before it goes.
-    fn split_begun(&mut self, kept: &mut VecDeque<Bytes>) {
+    fn split_begun(&mut self, kept: &mut VecDeque<Bytes>, first_frame: FirstFrame) {
         let Some(mut front) = self.chunks.pop_front() else { return };
         while self.front_written > 0 {
-            let first = front.split_to(frame::first(&front).bytes);
+            let first = front.split_to(first_frame(&front).bytes);
             if self.front_written < first.len() {
                 // By itself: a slice would hold its whole batch for as long as the socket takes nothing.
                 kept.push_back(if front.is_empty() { first } else { Bytes::copy_from_slice(&first) });

@@ -13,6 +13,8 @@ use std::task::{Context, Poll, Waker};
 use backlog::Backlog;
 use bytes::Bytes;
 
+use crate::protocol::frame::Span;
+
 /// What the outbox needs of a socket: tests and benchmarks bring their own.
 pub trait Socket: Send + Sync {
     /// Writes what the socket takes at once; `WouldBlock` if it takes nothing. The fan-out's way, so it should be no
@@ -25,6 +27,9 @@ pub trait Socket: Send + Sync {
     /// Ready when a vectored write may succeed; else `cx` is woken when that changes.
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
+
+/// The first frame of several, in the form in which a client is sent them.
+pub type FirstFrame = fn(&[u8]) -> Span;
 
 /// What became of bytes given to [`Outbox::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +100,17 @@ impl Outbox {
 
     /// The same, but past the limit the oldest messages are left out: whole frames, and none that was begun or belongs
     /// to a replay. Beside the verdict it says how many. Full it is only if control frames take the room, which are never left out.
-    pub fn send_over_oldest(&self, socket: &impl Socket, frames: &Bytes, bytes_max: usize) -> (Verdict, u32) {
+    /// `first` finds a frame's end among those of this outbox.
+    pub fn send_over_oldest(
+        &self,
+        socket: &impl Socket,
+        frames: &Bytes,
+        bytes_max: usize,
+        first: FirstFrame,
+    ) -> (Verdict, u32) {
         let mut state = self.lock();
         match state.send(socket, frames, bytes_max) {
-            Verdict::Full => state.leave_out_oldest(frames, bytes_max),
+            Verdict::Full => state.leave_out_oldest(frames, bytes_max, first),
             verdict => (verdict, 0),
         }
     }
@@ -217,10 +229,10 @@ impl State {
         Verdict::Taken
     }
 
-    fn leave_out_oldest(&mut self, frames: &Bytes, bytes_max: usize) -> (Verdict, u32) {
+    fn leave_out_oldest(&mut self, frames: &Bytes, bytes_max: usize, first: FirstFrame) -> (Verdict, u32) {
         let backlog = self.backlog.get_or_insert_default();
         backlog.push(frames.clone());
-        let left_out = backlog.leave_out_oldest(bytes_max);
+        let left_out = backlog.leave_out_oldest(bytes_max, first);
         if backlog.bytes() == 0 {
             self.backlog = None;
         }

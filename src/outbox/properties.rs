@@ -94,7 +94,7 @@ impl Trial {
         };
         let before = self.outbox.waiting_bytes();
         let bytes_max = self.bytes_max + self.past_bytes;
-        let (verdict, missed) = self.outbox.send_over_oldest(&self.stub, &frames, self.bytes_max);
+        let (verdict, missed) = self.outbox.send_over_oldest(&self.stub, &frames, self.bytes_max, frame::first);
         self.missed += missed;
         assert!(verdict == Verdict::Full || before == 0 || self.outbox.waiting_bytes() <= bytes_max);
         verdict == Verdict::Taken

@@ -246,7 +246,7 @@ fn a_broken_socket_ends_it() {
 fn behind(stub: &Stub, names: &[&str]) -> Outbox {
     let outbox = Outbox::default();
     for name in names {
-        outbox.send_over_oldest(stub, &text(name), 9);
+        outbox.send_over_oldest(stub, &text(name), 9, frame::first);
     }
     outbox
 }
@@ -273,7 +273,7 @@ fn the_oldest_messages_make_room() {
     let stub = Stub::with_room(0);
     let outbox = behind(&stub, &["a", "b", "c", "d", "e"]);
     assert_eq!((outbox.missed(), outbox.waiting_bytes()), (2, 9));
-    assert_eq!(outbox.send_over_oldest(&stub, &text("long"), 9), (Verdict::Taken, 2));
+    assert_eq!(outbox.send_over_oldest(&stub, &text("long"), 9, frame::first), (Verdict::Taken, 2));
     stub.makes_room(100);
     flush(&outbox, &stub);
     assert_eq!((payloads(&stub).as_str(), outbox.missed()), ("elong", 4));
@@ -287,7 +287,7 @@ fn what_was_begun_is_finished_though_it_is_the_oldest() {
     stub.makes_room(7);
     flush(&outbox, &stub);
     for name in ["d", "e", "f"] {
-        outbox.send_over_oldest(&stub, &text(name), 9);
+        outbox.send_over_oldest(&stub, &text(name), 9, frame::first);
     }
     assert_eq!(outbox.missed(), 1);
     stub.makes_room(100);
@@ -299,9 +299,9 @@ fn what_was_begun_is_finished_though_it_is_the_oldest() {
 fn control_frames_stay_while_messages_around_them_go() {
     let stub = Stub::with_room(0);
     let outbox = behind(&stub, &["a"]);
-    assert_eq!(outbox.send_over_oldest(&stub, &frame::pong(b"!"), 9), (Verdict::Taken, 0));
+    assert_eq!(outbox.send_over_oldest(&stub, &frame::pong(b"!"), 9, frame::first), (Verdict::Taken, 0));
     for name in ["b", "c", "d"] {
-        outbox.send_over_oldest(&stub, &text(name), 9);
+        outbox.send_over_oldest(&stub, &text(name), 9, frame::first);
     }
     stub.makes_room(100);
     flush(&outbox, &stub);
@@ -313,7 +313,7 @@ fn control_frames_alone_fill_it_in_the_end() {
     let stub = Stub::with_room(0);
     let outbox = behind(&stub, &["a", "b"]);
     let pong = frame::pong(b"!");
-    let verdicts: Vec<_> = (0..4).map(|_| outbox.send_over_oldest(&stub, &pong, 9)).collect();
+    let verdicts: Vec<_> = (0..4).map(|_| outbox.send_over_oldest(&stub, &pong, 9, frame::first)).collect();
     let taken = |missed| (Verdict::Taken, missed);
     assert_eq!(verdicts, [taken(0), taken(1), taken(1), (Verdict::Full, 0)]);
 }
@@ -326,15 +326,15 @@ fn pongs_without_an_end_are_not_looked_through_for_ever() {
     for frames in [pongs, texts] {
         assert_eq!(outbox.send(&stub, &Bytes::from(frames), bytes_max), Verdict::Taken);
     }
-    assert_eq!(outbox.send_over_oldest(&stub, &text("one more"), bytes_max), (Verdict::Full, 0));
+    assert_eq!(outbox.send_over_oldest(&stub, &text("one more"), bytes_max, frame::first), (Verdict::Full, 0));
 }
 
 #[test]
 fn a_batch_larger_than_the_limit_loses_its_own_beginning() {
     let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
-    assert_eq!(outbox.send_over_oldest(&stub, &text("a"), 9), (Verdict::Taken, 0));
+    assert_eq!(outbox.send_over_oldest(&stub, &text("a"), 9, frame::first), (Verdict::Taken, 0));
     let batch = Bytes::from([text("b"), text("c"), text("d"), text("e")].concat());
-    assert_eq!(outbox.send_over_oldest(&stub, &batch, 9), (Verdict::Taken, 2));
+    assert_eq!(outbox.send_over_oldest(&stub, &batch, 9, frame::first), (Verdict::Taken, 2));
     stub.makes_room(100);
     flush(&outbox, &stub);
     assert_eq!(payloads(&stub), "cde");
@@ -343,11 +343,11 @@ fn a_batch_larger_than_the_limit_loses_its_own_beginning() {
 #[test]
 fn an_outbox_that_keeps_nothing_is_empty() {
     let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
-    outbox.send_over_oldest(&stub, &text("a"), 9);
-    assert_eq!(outbox.send_over_oldest(&stub, &text("longer than nine"), 9), (Verdict::Taken, 2));
+    outbox.send_over_oldest(&stub, &text("a"), 9, frame::first);
+    assert_eq!(outbox.send_over_oldest(&stub, &text("longer than nine"), 9, frame::first), (Verdict::Taken, 2));
     stub.makes_room(100);
     assert_eq!((flush(&outbox, &stub), outbox.waiting_bytes()), (Phase::Open, 0));
-    outbox.send_over_oldest(&stub, &text("b"), 9);
+    outbox.send_over_oldest(&stub, &text("b"), 9, frame::first);
     assert_eq!(payloads(&stub), "b");
 }
 
@@ -393,7 +393,8 @@ fn a_replay_stays_whole_while_what_came_after_it_makes_room() {
     // Into the second frame.
     stub.makes_room(4);
     flush(&outbox, &stub);
-    let missed: u32 = ["a", "b", "c", "d"].map(|name| outbox.send_over_oldest(&stub, &text(name), 9).1).iter().sum();
+    let missed: u32 =
+        ["a", "b", "c", "d"].map(|name| outbox.send_over_oldest(&stub, &text(name), 9, frame::first).1).iter().sum();
     assert_eq!((missed, outbox.waiting_bytes()), (1, 5 + 9));
     stub.makes_room(100);
     flush(&outbox, &stub);

@@ -12,8 +12,11 @@
 //! One extension may be negotiated, compression ([`extensions`]). No message refers to an earlier one, so a frame of the
 //! server is the same for every client: it is encoded once per broadcast, and once more if it is worth compressing, and
 //! its bytes are shared.
+//!
+//! What is no WebSocket stands beside it: JSON around messages ([`json`]), and server-sent events ([`events`]).
 
 pub mod deflate;
+pub mod events;
 pub mod extensions;
 pub mod frame;
 pub mod handshake;

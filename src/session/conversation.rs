@@ -23,7 +23,7 @@ use crate::protocol::json::{
 use crate::topic::Pattern;
 
 /// Patterns with wildcards that one session may subscribe to: each message of a topic is looked up among all of them.
-const WILDCARDS_MAX: usize = 100;
+pub const WILDCARDS_MAX: usize = 100;
 
 /// Off only in a build that is to be caught telling clients what they have left.
 const UNSUBSCRIBES: bool = !cfg!(feature = "fault-no-unsubscribing");

@@ -1,8 +1,9 @@
-//! A session: one WebSocket that this instance accepted. A cheap handle outside, one task that owns the reading inside.
+//! A session: one WebSocket or event stream that this instance accepted. A cheap handle outside, one task that owns the reading inside.
 //!
 //! The handle takes frames for the client (see [`Outbox`]) and may be closed by anyone; the task reads, answers control
 //! frames, hands messages to the broker and drains the outbox. It holds no timer: `sweep` looks after all sessions
-//! at once. What a client of `warren.v1.json` asks for is the `conversation`'s.
+//! at once. What a client of `warren.v1.json` asks for is the `conversation`'s. How an event stream differs is in
+//! `stream`: it says nothing, and is asked nothing.
 
 mod addresses;
 mod conversation;
@@ -11,6 +12,7 @@ mod limits;
 mod rate;
 mod registry;
 mod resume;
+mod stream;
 mod sweep;
 mod task;
 
@@ -24,16 +26,18 @@ use bytes::Bytes;
 use rustix::net::SendFlags;
 use tokio::net::TcpStream;
 
+pub use conversation::WILDCARDS_MAX;
 pub use limits::{Limits, NoResumption, SlowReader, UnknownSlowReader};
 pub use rate::{BURST_MAX, Rate};
 pub use registry::{NotAdmitted, Opening, Permit, Sessions};
 
 use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
+use crate::cursor::Cursor;
 use crate::hub::{Format, Frames, Listener, Replay, Seat};
 use crate::inbound::SessionName;
-use crate::outbox::{Outbox, Phase, Socket, Verdict};
-use crate::protocol::frame;
+use crate::outbox::{FirstFrame, Outbox, Phase, Socket, Verdict};
+use crate::protocol::{events, frame};
 use crate::topic::Pattern;
 
 /// The bit of [`Session::unsettled`] that says that the session's task waits for the rest to become less.
@@ -58,6 +62,22 @@ pub enum Channel {
     Topic(Pattern),
     /// Whatever the client asks for and says by requests ([`crate::protocol::json`]).
     Requests,
+    /// The topics that any of the patterns matches, no pattern twice, and the broadcast if asked for, as server-sent events
+    /// ([`crate::protocol::events`]).
+    Events { patterns: Vec<Pattern>, broadcast: bool, start: Start },
+    /// The topics that a pattern matches, or the broadcast, with what came behind a cursor first.
+    Since(Option<Pattern>, Box<Cursor>),
+}
+
+/// Where an event stream begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Now, which is here.
+    Now(Box<Cursor>),
+    /// Now; the client was away, and may have missed something.
+    AfterAbsence,
+    /// Behind what the client has heard.
+    Since(Box<Cursor>),
 }
 
 /// The handle of one session.
@@ -94,7 +114,9 @@ impl Session {
         let verdict = match limits.slow_reader {
             SlowReader::Disconnect => self.outbox.send(&self.socket, frames, limits.outbox_bytes_max),
             SlowReader::DropOldest => {
-                let (verdict, missed) = self.outbox.send_over_oldest(&self.socket, frames, limits.outbox_bytes_max);
+                let first: FirstFrame = if self.format.is_events() { events::first } else { frame::first };
+                let bytes_max = limits.outbox_bytes_max;
+                let (verdict, missed) = self.outbox.send_over_oldest(&self.socket, frames, bytes_max, first);
                 if missed > 0 {
                     self.sessions.metrics().missed(missed);
                 }
@@ -124,11 +146,12 @@ impl Session {
         self.sessions.metrics().closed(&reason);
         // Before the phase changes, or the sweep could take the last time heard for the begin of the close.
         self.mark_now();
-        let frame = match reason.code() {
+        let last = match reason.code() {
+            _ if self.format.is_events() => self.farewell(&reason),
             Some(code) => frame::close(code, &reason.to_string()),
             None => frame::close_without_code(),
         };
-        if self.outbox.close(&self.socket, frame, reason.flushes()) {
+        if self.outbox.close(&self.socket, last, reason.flushes()) {
             log::debug!("{}: closing with {:?}: {reason}", self.id, reason.code());
         }
     }
@@ -208,6 +231,7 @@ impl Session {
         let waited_ms = self.waited_ms(now_ms);
         let pinged = self.pinged.load(Ordering::Relaxed);
         match phase {
+            Phase::Open if self.format.is_events() => self.keep_streaming(waited_ms),
             // Only who was asked and did not answer: after a stall of our own nobody's answers have been read.
             // And only who is read: while messages wait for the broker, a session that may have no more of them is not,
             // and has its time anew.

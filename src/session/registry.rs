@@ -12,11 +12,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::addresses::{Addresses, ClientAddress};
-use super::conversation::Conversation;
 use super::limits::Limits;
+use super::resume::Returning;
 use super::task::SessionTask;
-use super::{Channel, Session, SessionId, Stream};
+use super::{Channel, Session, SessionId, Start, Stream};
 use crate::broker::Broker;
+use crate::cursor::Cursor;
 use crate::hub::{Format, Hub, Membership, Seat};
 use crate::inbound::SessionName;
 use crate::message::MessageIds;
@@ -113,26 +114,53 @@ impl Sessions {
             unsettled: AtomicU32::new(0),
             format: format(&channel, inflates),
             topic: match &channel {
-                Channel::Broadcast(_) | Channel::Requests => None,
+                Channel::Broadcast(_) | Channel::Requests | Channel::Events { .. } => None,
                 Channel::Topic(pattern) => Some(pattern.clone()),
+                Channel::Since(pattern, _) => pattern.clone(),
             },
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());
-        self.metrics.opened();
+        self.metrics.opened(session.format.is_events());
+        let hearing = self.hear(&session, channel);
+        let registration = Registration { session, hearing, permit };
+        // Looked at once it can be found, so that a drain either finds it or is seen here.
+        if self.all_leave.load(Ordering::Acquire) {
+            registration.session.leave();
+        }
+        Opening(registration)
+    }
+
+    /// Has a session hear from here on what it came for, or prepares it to go on where it was.
+    fn hear(&self, session: &Arc<Session>, channel: Channel) -> Hearing {
         let mut membership = self.hub.enter(session.clone());
         match channel {
             Channel::Broadcast(None) => membership.join(),
             Channel::Broadcast(Some(asked)) => membership.join_with_replay(asked),
             Channel::Topic(pattern) => membership.subscribe(&pattern),
             Channel::Requests => session.welcome(),
+            Channel::Since(pattern, since) => {
+                let broadcast = pattern.is_none();
+                let patterns = pattern.into_iter().collect();
+                return Hearing::Returns(Box::new(Returning::new(membership, broadcast, patterns, *since)));
+            }
+            Channel::Events { patterns, broadcast, start } => {
+                session.greet(&start);
+                if let Start::Since(since) = start {
+                    return Hearing::Returns(Box::new(Returning::new(membership, broadcast, patterns, *since)));
+                }
+                patterns.iter().for_each(|pattern| membership.subscribe(pattern));
+                if broadcast {
+                    membership.join();
+                }
+            }
         }
-        let registration = Registration { session, membership: Some(membership), permit };
-        // Looked at once it can be found, so that a drain either finds it or is seen here.
-        if self.all_leave.load(Ordering::Acquire) {
-            registration.session.leave();
-        }
-        Opening(registration)
+        Hearing::Here(membership)
+    }
+
+    /// How far everything was heard by now.
+    pub async fn place(&self) -> Cursor {
+        self.hub.look(Cursor::default()).await.map(|look| look.at).unwrap_or_default()
     }
 
     /// Sessions that are open or about to be.
@@ -224,6 +252,9 @@ impl Opening {
         let session = &registration.session;
         let runtime = session.sessions.runtime.clone();
         let _context = runtime.enter();
+        if session.format.is_events() {
+            session.bound_silence(&stream);
+        }
         session.socket.arrived(TcpStream::from_std(stream)?);
         runtime.spawn(SessionTask::new(registration, first));
         Ok(())
@@ -232,27 +263,40 @@ impl Opening {
 
 fn format(channel: &Channel, inflates: bool) -> Format {
     match (channel, inflates) {
-        (Channel::Broadcast(_) | Channel::Topic(_), false) => Format::Plain,
-        (Channel::Broadcast(_) | Channel::Topic(_), true) => Format::PlainDeflated,
+        (Channel::Broadcast(_) | Channel::Topic(_) | Channel::Since(..), false) => Format::Plain,
+        (Channel::Broadcast(_) | Channel::Topic(_) | Channel::Since(..), true) => Format::PlainDeflated,
         (Channel::Requests, false) => Format::Json,
         (Channel::Requests, true) => Format::JsonDeflated,
+        (Channel::Events { .. }, _) => Format::Events,
     }
 }
 
 /// That a session stands in the map and in the hub. Its drop undoes both.
 pub(super) struct Registration {
     pub session: Arc<Session>,
-    membership: Option<Membership>,
+    hearing: Hearing,
     permit: Permit,
 }
 
+/// How a session comes to hear.
+pub(super) enum Hearing {
+    /// It does for as long as this is kept, or by requests.
+    Here(Membership),
+    /// By going on where it was.
+    Returns(Box<Returning>),
+    /// The session's task sees to it.
+    Taken,
+}
+
 impl Registration {
-    /// What a session changes by requests, if it does.
-    pub fn conversation(&mut self) -> Option<Box<Conversation>> {
-        if !self.session.format.is_json() {
-            return None;
+    /// What the session's task has to see to.
+    pub fn take_hearing(&mut self) -> Hearing {
+        match self.hearing {
+            Hearing::Here(_) if !self.session.format.is_json() => Hearing::Taken,
+            Hearing::Here(_) | Hearing::Returns(_) | Hearing::Taken => {
+                std::mem::replace(&mut self.hearing, Hearing::Taken)
+            }
         }
-        self.membership.take().map(|membership| Box::new(Conversation::new(membership)))
     }
 }
 
@@ -260,7 +304,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let (sessions, session) = (&self.permit.sessions, &self.session);
         sessions.open.remove(&session.id);
-        sessions.metrics.gone();
+        sessions.metrics.gone(session.format.is_events());
         if !session.ended.swap(true, Ordering::AcqRel) {
             sessions.metrics.lost();
         }

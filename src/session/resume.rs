@@ -13,10 +13,12 @@ use tokio::time::{Instant, timeout};
 use super::Session;
 use crate::close::CloseReason;
 use crate::cursor::Cursor;
-use crate::hub::{Behind, Expected, Gone, Known, Last, Look, Membership, Record, Wish, encode};
+use crate::hub::{Behind, Expected, Format, Gone, Known, Last, Look, Membership, Record, Wish, encode};
 use crate::message::now_unix_ms;
 use crate::place::{Partition, Position};
+use crate::protocol::events;
 use crate::protocol::json::Notice;
+use crate::topic::Pattern;
 
 /// Bytes that wait for a client, past which nothing more of the past is read for it.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
@@ -36,7 +38,32 @@ pub enum NotNow {
     Over,
 }
 
+/// A session that came to go on where it was.
+pub(super) struct Returning {
+    pub membership: Membership,
+    wish: Wish,
+    expected: Option<Expected>,
+    since: Cursor,
+}
+
+impl Returning {
+    /// What it wishes for counts as wanted from now on.
+    pub fn new(membership: Membership, broadcast: bool, patterns: Vec<Pattern>, since: Cursor) -> Returning {
+        let wish = Wish::new(broadcast, &patterns);
+        let expected = Some(membership.expect(patterns));
+        Returning { membership, wish, expected, since }
+    }
+}
+
 impl Session {
+    pub(super) async fn return_to(&self, returning: &mut Returning) -> Result<(), NotNow> {
+        let Returning { membership, wish, expected, since } = returning;
+        let Some(expected) = expected.take() else { return Ok(()) };
+        let is_events = self.format.is_events();
+        let last = move |at: &Cursor| is_events.then(|| events::place(&at.to_string()));
+        self.go_on(membership, wish.clone(), expected, Some(*since), Box::new(last)).await
+    }
+
     /// Gives the client what it wishes for and came behind `since`, then `last`, and lets it hear what comes.
     pub(super) async fn go_on(
         &self,
@@ -173,11 +200,15 @@ impl Session {
 
     /// What the client has not heard of a partition is gone. A plain session cannot be told, and ends.
     fn tell_gap(&self, partition: Partition) -> Result<(), NotNow> {
-        if !self.format.is_json() {
-            self.close(CloseReason::Gone);
-            return Err(NotNow::Over);
+        let notice = Notice::gone(partition);
+        match self.format {
+            Format::Json | Format::JsonDeflated => self.tell(&notice),
+            Format::Events => self.post(&notice.event()),
+            Format::Plain | Format::PlainDeflated => {
+                self.close(CloseReason::Gone);
+                return Err(NotNow::Over);
+            }
         }
-        self.tell(&Notice::gone(partition));
         Ok(())
     }
 }

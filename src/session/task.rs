@@ -16,9 +16,11 @@ use tokio::net::TcpStream;
 use super::Session;
 use super::conversation::Conversation;
 use super::rate::Allowance;
-use super::registry::Registration;
+use super::registry::{Hearing, Registration};
+use super::resume::{NotNow, Returning};
 use crate::broker::Receipt;
 use crate::close::CloseReason;
+use crate::hub::Membership;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
 use crate::outbox::Phase;
 use crate::protocol::{Event, Parser, frame};
@@ -37,8 +39,16 @@ thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
-/// What a session that speaks JSON has beside the rest.
-type Spoken = Option<Box<Conversation>>;
+/// What is moved along with what a session does: all that it hears by, if that changes.
+type Spoken = Option<Box<Talk>>;
+
+enum Talk {
+    Conversation(Conversation),
+    /// It has come back, and hears for as long as this is kept.
+    Silent {
+        _membership: Membership,
+    },
+}
 
 enum Work {
     None(Spoken),
@@ -63,12 +73,16 @@ pub(super) struct SessionTask {
 impl SessionTask {
     /// `first` is what the client sent behind its handshake.
     pub fn new(mut registration: Registration, first: &[u8]) -> SessionTask {
-        let work = Work::None(registration.conversation());
-        let session = &registration.session;
+        let session = registration.session.clone();
+        let work = match registration.take_hearing() {
+            Hearing::Here(membership) => Work::None(Some(Box::new(Talk::Conversation(Conversation::new(membership))))),
+            Hearing::Returns(returning) => Work::Acting(Box::pin(session.clone().come_back(*returning))),
+            Hearing::Taken => Work::None(None),
+        };
         let (limits, now_ms) = (session.sessions.limits(), session.sessions.clock().now_ms());
         let parser = Parser::new(limits.message_bytes_max).inflating(session.format.inflates());
         let allowance = limits.rate.map_or_else(Allowance::default, |rate| Allowance::full(&rate, now_ms));
-        let unparsed = Bytes::copy_from_slice(first);
+        let unparsed = if session.format.is_events() { Bytes::new() } else { Bytes::copy_from_slice(first) };
         SessionTask { registration, parser, unparsed, work, allowance, half_closed: false }
     }
 
@@ -181,15 +195,23 @@ impl Session {
     /// Reads once; the answer is how many bytes are to be parsed. An error is the end of the stream, too.
     fn read(&self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         match stream.try_read(buffer) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => {
+                self.note_end();
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
             // Read only to see the client's end.
-            Ok(_) if self.has_ended() => Ok(0),
+            Ok(_) if self.has_ended() || self.format.is_events() => Ok(0),
             Ok(read) => {
                 self.heard();
                 Ok(read)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(error) => Err(error),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::ConnectionReset {
+                    self.note_end();
+                }
+                Err(error)
+            }
         }
     }
 
@@ -207,9 +229,9 @@ impl Session {
                         self.send(&frame::message(PayloadKind::Text, b"pong"));
                     }
                 }
-                Input::Event(Event::Message { kind, payload }) => match &mut conversation {
-                    Some(conversation) => conversation.hear(&self, kind, &payload).await,
-                    None => self.publish(kind, payload).await,
+                Input::Event(Event::Message { kind, payload }) => match conversation.as_deref_mut() {
+                    Some(Talk::Conversation(conversation)) => conversation.hear(&self, kind, &payload).await,
+                    Some(Talk::Silent { .. }) | None => self.publish(kind, payload).await,
                 },
                 Input::Event(Event::Ping(payload)) => self.send(&frame::pong(&payload)),
                 Input::Event(Event::Pong(_)) => {}
@@ -222,6 +244,15 @@ impl Session {
             }
         }
         conversation
+    }
+
+    /// Gives a client what it missed, and has it hear what comes.
+    async fn come_back(self: Arc<Self>, mut returning: Returning) -> Spoken {
+        match self.return_to(&mut returning).await {
+            Ok(()) | Err(NotNow::Over) => {}
+            Err(NotNow::Unread) => self.close(CloseReason::Unread),
+        }
+        Some(Box::new(Talk::Silent { _membership: returning.membership }))
     }
 
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {

@@ -228,12 +228,15 @@ async fn a_phone_needs_no_scrolling_sideways() {
     page.presses(Key::Tab).await;
     page.presses(Key::Enter).await;
     page.notices("nothing to send").await;
+    page.joins(&"a-long-word-of-a-topic".repeat(10), 1).await;
+    page.clicks(".publish summary").await;
+    page.writes("#publish-message", &unbroken).await;
     for width in [320, 390] {
         page.becomes_a_phone(width).await;
         assert_eq!(page.value("innerWidth").await, width, "it is a phone");
         assert_eq!(page.value("document.documentElement.scrollWidth").await, width);
         // Beyond the edge of the page, or of their own box, which cuts them off.
-        let too_wide = "[...document.querySelectorAll('body :is(h1, h2, p, code, label, button, textarea, .payload)')] \
+        let too_wide = "[...document.querySelectorAll('body :is(h1, h2, p, code, label, button, textarea, summary, pre, .payload)')] \
             .filter((element) => element.getBoundingClientRect().right > innerWidth \
             || (element.clientWidth > 0 && element.scrollWidth > element.clientWidth && !element.matches('.unseen'))) \
             .map((element) => element.outerHTML)";

@@ -20,6 +20,7 @@ mod stream;
 mod compression;
 mod conformance;
 mod drain;
+mod events;
 mod floods;
 mod hostile;
 mod http;
@@ -31,5 +32,7 @@ mod session;
 mod slow;
 
 mod browser;
+mod browser_topics;
+mod clients;
 mod cluster;
 mod process;

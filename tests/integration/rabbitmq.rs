@@ -387,7 +387,7 @@ async fn exactly_the_documented_topology_stands_and_goes_with_its_instance() {
     let cluster = Cluster::at(node.url.clone());
     let (broadcast, direct, beacon, topics) =
         (cluster.broadcast(), cluster.direct(), cluster.beacon(), cluster.topics());
-    let inbound = cluster.inbound();
+    let (inbound, partitions) = (cluster.inbound(), format!("{}.partitions", cluster.prefix));
     let first = Instance::join(config(), &cluster).await;
     let mut second = Warren::join(&cluster, &["--broker-queue-bytes-max", "5 MiB"]).await;
     let second_name = second.name().await;
@@ -398,6 +398,7 @@ async fn exactly_the_documented_topology_stands_and_goes_with_its_instance() {
         row(&[&beacon, "fanout", "true", "false"]),
         row(&[&direct, "direct", "true", "false"]),
         row(&[&topics, "direct", "true", "false"]),
+        row(&[&partitions, "direct", "true", "false"]),
         row(&[&inbound, "topic", "true", "false"]),
     ];
     let mut expected = durable.to_vec();

@@ -9,14 +9,19 @@ use warren::config::Config;
 
 use crate::contract::contract;
 use crate::support::broker::{Alien, Cluster, PrivateNode};
+use crate::support::client::Client;
+use crate::support::events::EventStream;
 use crate::support::instance::{Carrier, Instance, config};
 use crate::support::json::JsonClient;
+use crate::support::raw::{Raw, handshake_at};
 
 contract! {
     who_was_away_goes_on_where_it_was
     what_was_acknowledged_is_a_place_to_go_on_from
     whoever_breaks_off_again_and_again_hears_everything_once
     what_is_no_cursor_is_refused
+    an_event_stream_goes_on_by_its_last_id
+    a_plain_session_goes_on_by_the_cursor_of_another
 }
 
 /// Subscribes to these from behind `cursor`; the answer has the next one.
@@ -180,6 +185,82 @@ async fn what_is_no_cursor_is_refused(carrier: Carrier) {
     }
     client.refused(json!({"type": "unsubscribe", "topics": ["a"], "since": "AYCAgIAGAA"}), 103).await;
     client.subscribe(&["a"]).await;
+}
+
+/// The next event with data, and the id that a browser would have by then.
+async fn next_event(stream: &mut EventStream) -> (Value, String) {
+    let event = stream.next().await.expect("an event");
+    let id = stream.last_id.clone().expect("an id by now");
+    (serde_json::from_str(&event.data).expect("JSON"), id)
+}
+
+async fn again(instance: &Instance, query: &str, last_id: &str) -> EventStream {
+    let headers = [("Last-Event-ID", last_id)];
+    EventStream::open_with(Raw::tcp(instance.address).await, instance.address, query, &headers).await
+}
+
+async fn an_event_stream_goes_on_by_its_last_id(carrier: Carrier) {
+    let instances = carrier.instances(2).await;
+    let mut speaker = instances[0].converse().await;
+    let mut stream = EventStream::open(instances[0].address, "topic=a&topic=b.%23").await;
+    speaker.publish("a", "1").await;
+    let (message, id) = next_event(&mut stream).await;
+    assert_eq!(message["text"], "1");
+    drop(stream);
+    speaker.publish("a", "2").await;
+    speaker.publish("b.c", "3").await;
+    let mut back = again(&instances[1], "topic=a&topic=b.%23", &id).await;
+    if !carrier.resumes() {
+        let gap: Value = serde_json::from_str(&back.next().await.expect("an event").data).expect("JSON");
+        assert_eq!(gap, json!({"type": "gap", "scope": "everything"}));
+        speaker.publish("a", "4").await;
+        return back.receives(&["4"]).await;
+    }
+    let mut heard =
+        [next_event(&mut back).await, next_event(&mut back).await].map(|(message, _)| message["text"].clone());
+    heard.sort_by_key(Value::to_string);
+    assert_eq!(heard, ["2", "3"]);
+    speaker.publish("a", "4").await;
+    let (message, id) = next_event(&mut back).await;
+    assert_eq!(message["text"], "4");
+    drop(back);
+    // A stream that heard nothing has a place, too.
+    let mut quiet = again(&instances[0], "topic=a&topic=b.%23", &id).await;
+    speaker.publish("a", "5").await;
+    assert_eq!(next_event(&mut quiet).await.0["text"], "5");
+}
+
+async fn a_plain_session_goes_on_by_the_cursor_of_another(carrier: Carrier) {
+    let instances = carrier.instances(2).await;
+    let mut speaker = instances[0].converse().await;
+    let ack = speaker.granted(json!({"type": "subscribe", "topics": ["a"], "broadcast": true})).await;
+    if !carrier.resumes() {
+        let mut raw = Raw::tcp(instances[1].address).await;
+        raw.send(handshake_at(instances[1].address, "/message/a?since=AYCAgIAGAA", &[])).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, 400);
+        return assert!(answer.body.contains("--delivery queue"), "{}", answer.body);
+    }
+    let cursor = ack["cursor"].as_str().expect("a cursor");
+    speaker.publish("a", "1").await;
+    speaker.broadcast("for all").await;
+    speaker.publish("a", "2").await;
+    let mut of_topic = Client::connect_at(instances[1].address, &format!("/message/a?since={cursor}")).await;
+    of_topic.receives(&["1", "2"]).await;
+    let mut of_broadcast = Client::connect_at(instances[0].address, &format!("/message?since={cursor}")).await;
+    of_broadcast.receives(&["for all"]).await;
+    of_topic.send("3").await;
+    of_topic.receives(&["3"]).await;
+    of_broadcast.send("everybody").await;
+    of_broadcast.receives(&["everybody"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_session_whose_past_is_gone_is_closed() {
+    let instances = [Instance::start(forgetful()).await];
+    let cursor = cursor_of_an_absence(&instances, &TEN).await;
+    let path = format!("/message/a.b?since={}", cursor.as_str().expect("a cursor"));
+    Client::connect_at(instances[0].address, &path).await.is_closed_with(4003).await;
 }
 
 // --- what is not in memory any more -----------------------------------------------------------------------------------

@@ -29,6 +29,11 @@ async fn ask(address: SocketAddr, route: &Route, method: &str, brings: Brings, k
     let path = route.path.replace("{topic}", "a/b");
     match route.requires {
         Requires::Nothing => request(address, &format!("{method} {path}"), &[]).await,
+        Requires::Origin => {
+            let foreign = [("Origin", "http://evil.example")];
+            let headers = if brings == Brings::What { &[][..] } else { &foreign };
+            request(address, &format!("{method} {path}"), headers).await
+        }
         Requires::Handshake => {
             let origin: &[(&str, &str)] =
                 if brings == Brings::What { &[] } else { &[("Origin", "http://evil.example")] };
@@ -73,6 +78,7 @@ async fn every_route_answers_who_brings_what_it_requires_and_nobody_else() {
                 let denied = ask(instance.address, route, method, Brings::Not, keyed).await.status;
                 let expected = match (route.requires, method) {
                     (Requires::Nothing, _) => (200, 200),
+                    (Requires::Origin, _) => (200, 403),
                     (Requires::Handshake, "GET") => (101, 403),
                     // HEAD opens no session.
                     (Requires::Handshake, _) => (426, 426),

@@ -30,8 +30,6 @@ const MARKS: [&str; 8] = [
     "proxy-connection",
 ];
 
-const SEC_FETCH_SITE: &str = "sec-fetch-site";
-
 /// Lets a publisher in, or says what is missing.
 pub fn admit(keys: Option<&ApiKeys>, caller: &Caller<'_>) -> Result<(), Problem> {
     match keys {
@@ -64,7 +62,7 @@ fn is_local(caller: &Caller<'_>) -> Result<(), Problem> {
         "A proxy sent this: without API keys (--api-keys-file) only programs on this host may publish."
     } else if !is_addressed_to_this_host(headers) {
         "Without API keys (--api-keys-file) the server must be called localhost, 127.0.0.1 or [::1]."
-    } else if !origin::may_connect(&AllowedOrigins::SameOrigin, headers) || is_of_another_site(headers) {
+    } else if !origin::may_connect(&AllowedOrigins::SameOrigin, headers) || origin::is_of_another_site(headers) {
         "Pages of another origin may not publish."
     } else {
         return Ok(());
@@ -86,11 +84,6 @@ fn is_addressed_to_this_host(headers: &HeaderMap) -> bool {
     let Some(host) = host.and_then(|host| host.parse::<Authority>().ok()) else { return false };
     let names_user = host.as_str().contains('@');
     !names_user && is_local(host.host())
-}
-
-/// What browsers say themselves, where they say anything (Fetch Metadata).
-fn is_of_another_site(headers: &HeaderMap) -> bool {
-    headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "same-origin" && site != "none")
 }
 
 #[cfg(test)]

@@ -30,14 +30,15 @@ fn references(yaml: &Yaml, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_publishing_route_is_described_and_nothing_else() {
+fn every_route_for_programs_is_described_and_nothing_else() {
     let description = description();
     assert_eq!(description["openapi"].as_str(), Some("3.1.0"));
     assert_eq!(description["info"]["version"].as_str(), Some(env!("CARGO_PKG_VERSION")));
-    let of_table = ROUTES.iter().filter(|route| route.requires == Requires::Publisher);
+    let of_table = ROUTES.iter().filter(|route| matches!(route.requires, Requires::Publisher | Requires::Origin));
     let of_table: BTreeSet<_> = of_table.map(|route| (route.path.to_owned(), route.allow().to_lowercase())).collect();
     let paths = &description["paths"];
-    let methods = |path: &str| keys(&paths[path]).into_iter().collect::<Vec<_>>().join(", ");
+    let is_method = |key: &String| key != "parameters";
+    let methods = |path: &str| keys(&paths[path]).into_iter().filter(is_method).collect::<Vec<_>>().join(", ");
     let described: BTreeSet<_> = keys(paths).into_iter().map(|path| (path.clone(), methods(&path))).collect();
     assert_eq!(described, of_table);
 }
@@ -46,11 +47,15 @@ fn every_publishing_route_is_described_and_nothing_else() {
 fn every_route_has_every_status_that_there_is() {
     let description = description();
     // What is not found has no route.
-    let kinds = Kind::ALL.iter().filter(|kind| **kind != Kind::NotFound);
-    let statuses: BTreeSet<String> =
-        kinds.map(|kind| kind.status().as_u16().to_string()).chain(["200".to_owned()]).collect();
+    let publishing: Vec<Kind> = Kind::of_publishing().filter(|kind| *kind != Kind::NotFound).collect();
     for path in keys(&description["paths"]) {
-        assert_eq!(keys(&description["paths"][path.as_str()]["post"]["responses"]), statuses, "{path}");
+        let of_path = &description["paths"][path.as_str()];
+        for method in keys(of_path).into_iter().filter(|key| key != "parameters") {
+            let kinds = if method == "post" { &publishing[..] } else { &Kind::OF_LISTENING };
+            let statuses = kinds.iter().map(|kind| kind.status().as_u16().to_string()).chain(["200".to_owned()]);
+            let described = keys(&of_path[method.as_str()]["responses"]);
+            assert_eq!(described, statuses.collect(), "{method} {path}");
+        }
     }
 }
 

@@ -18,15 +18,20 @@ pub enum Kind {
     InvalidMessage,
     BadTopic,
     BadIdempotencyKey,
+    BadQuery,
     Unauthorized,
     Forbidden,
+    ForeignOrigin,
     NotFound,
     WrongMethod,
     BodyTimeout,
     TooLarge,
     UnsupportedMediaType,
+    TooManySessions,
     Overloaded,
     NotSpooled,
+    NotHearing,
+    NoRoom,
     Stopping,
     OutcomeUnknown,
 }
@@ -34,23 +39,48 @@ pub enum Kind {
 impl Kind {
     /// All of them, as `docs/http.md` lists them.
     #[cfg(test)]
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 20] = [
         Kind::MalformedJson,
         Kind::InvalidMessage,
         Kind::BadTopic,
         Kind::BadIdempotencyKey,
+        Kind::BadQuery,
         Kind::Unauthorized,
         Kind::Forbidden,
+        Kind::ForeignOrigin,
         Kind::NotFound,
         Kind::WrongMethod,
         Kind::BodyTimeout,
         Kind::TooLarge,
         Kind::UnsupportedMediaType,
+        Kind::TooManySessions,
         Kind::Overloaded,
         Kind::NotSpooled,
+        Kind::NotHearing,
+        Kind::NoRoom,
         Kind::Stopping,
         Kind::OutcomeUnknown,
     ];
+
+    /// Those of `/events`.
+    #[cfg(test)]
+    pub const OF_LISTENING: [Kind; 8] = [
+        Kind::BadTopic,
+        Kind::BadQuery,
+        Kind::ForeignOrigin,
+        Kind::WrongMethod,
+        Kind::TooManySessions,
+        Kind::NotHearing,
+        Kind::NoRoom,
+        Kind::Stopping,
+    ];
+
+    /// Those of the routes beneath `/api/`.
+    #[cfg(test)]
+    pub fn of_publishing() -> impl Iterator<Item = Kind> {
+        let also_of_both = [Kind::BadTopic, Kind::WrongMethod, Kind::Stopping];
+        Kind::ALL.into_iter().filter(move |kind| !Kind::OF_LISTENING.contains(kind) || also_of_both.contains(kind))
+    }
 
     /// The end of its type, its status, and its title.
     fn facts(self) -> (&'static str, StatusCode, &'static str) {
@@ -63,8 +93,10 @@ impl Kind {
             Kind::BadIdempotencyKey => {
                 ("bad-idempotency-key", StatusCode::BAD_REQUEST, "The idempotency key cannot be used")
             }
+            Kind::BadQuery => ("bad-query", StatusCode::BAD_REQUEST, "The query asks for what there is not"),
             Kind::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "An API key is required"),
             Kind::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Only programs on this host may publish"),
+            Kind::ForeignOrigin => ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this origin may not connect"),
             Kind::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such route"),
             Kind::WrongMethod => ("wrong-method", StatusCode::METHOD_NOT_ALLOWED, "The route has not this method"),
             Kind::BodyTimeout => ("body-timeout", StatusCode::REQUEST_TIMEOUT, "The body did not come in time"),
@@ -74,8 +106,15 @@ impl Kind {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "The body is of a type that is not taken",
             ),
+            Kind::TooManySessions => {
+                ("too-many-sessions", StatusCode::TOO_MANY_REQUESTS, "The address has as many sessions as it may have")
+            }
             Kind::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many requests are under way"),
             Kind::NotSpooled => ("not-spooled", StatusCode::SERVICE_UNAVAILABLE, "The message was not taken"),
+            Kind::NotHearing => {
+                ("not-hearing", StatusCode::SERVICE_UNAVAILABLE, "The broker does not deliver this yet")
+            }
+            Kind::NoRoom => ("no-room", StatusCode::SERVICE_UNAVAILABLE, "There are as many sessions as there may be"),
             Kind::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The instance is stopping"),
             Kind::OutcomeUnknown => {
                 ("outcome-unknown", StatusCode::GATEWAY_TIMEOUT, "It is not known whether the message is delivered")
@@ -91,7 +130,12 @@ impl Kind {
     fn header(self) -> Option<(HeaderName, &'static str)> {
         match self {
             Kind::Unauthorized => Some((WWW_AUTHENTICATE, "Bearer")),
-            Kind::Overloaded | Kind::NotSpooled | Kind::Stopping => Some((RETRY_AFTER, "1")),
+            Kind::TooManySessions
+            | Kind::Overloaded
+            | Kind::NotSpooled
+            | Kind::NotHearing
+            | Kind::NoRoom
+            | Kind::Stopping => Some((RETRY_AFTER, "1")),
             _ => None,
         }
     }

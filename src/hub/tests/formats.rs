@@ -4,7 +4,7 @@ use super::*;
 use crate::cursor::Cursor;
 use crate::hub::format::Wanted;
 
-const PLAIN: Wanted = Wanted { plain: true, plain_deflated: false, json: false, json_deflated: false };
+const PLAIN: Wanted = Wanted { plain: true, plain_deflated: false, json: false, json_deflated: false, events: false };
 const DEFLATED: Wanted = Wanted { plain_deflated: true, ..PLAIN };
 const JSON: Wanted = Wanted { plain: false, json: true, ..PLAIN };
 const JSON_DEFLATED: Wanted = Wanted { json_deflated: true, ..JSON };
@@ -73,6 +73,23 @@ fn json_is_compressed_like_the_rest() {
     assert!(frames.of(Format::Plain).is_empty());
 }
 
+#[test]
+fn events_are_encoded_once_beside_the_rest() {
+    let events = Wanted { plain: false, events: true, ..PLAIN };
+    let frames = placed(&[("unheard", JSON), ("a", events), ("b\nc", Wanted { events: true, ..JSON_DEFLATED })]);
+    let mut rest = &frames.of(Format::Events)[..];
+    let mut texts = Vec::new();
+    while !rest.is_empty() {
+        let (event, behind) = rest.split_at(crate::protocol::events::first(rest).bytes);
+        rest = behind;
+        let data = event.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data: ")).expect("data");
+        let message: serde_json::Value = serde_json::from_slice(data).unwrap();
+        texts.push(message["text"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(texts, ["a", "b\nc"], "from the first that somebody wanted so");
+    assert!(placed(&[("a", JSON)]).of(Format::Events).is_empty());
+}
+
 /// Somebody who came after a message was encoded hears all that came after it, or nothing, but never a run with a hole.
 #[test]
 fn a_run_of_messages_has_no_hole() {
@@ -109,7 +126,7 @@ async fn messages_are_encoded_as_somebody_wants_them() {
     let [plain, inflating, json] = ears.each_ref().map(|ear| ear.bytes());
     assert!(inflating < plain / 5 && json > plain, "{inflating} {plain} {json}");
     let wanted = hub.shared.demand.now();
-    assert_eq!(wanted, Wanted { plain: true, plain_deflated: true, json: true, json_deflated: false });
+    assert_eq!(wanted, Wanted { plain: true, plain_deflated: true, json: true, json_deflated: false, events: false });
     drop(memberships);
     assert_eq!(hub.shared.demand.now(), Wanted::default());
 }

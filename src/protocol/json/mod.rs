@@ -14,7 +14,7 @@ mod fuzz;
 #[cfg(test)]
 mod tests;
 
-pub use notice::{Notice, SessionLimits, encode_message};
+pub use notice::{Notice, SessionLimits, encode_event, encode_message};
 pub use request::{ErrorCode, REQUEST_ID_BYTES_MAX, Refusal, Request, RequestId, Selection, TOPICS_PER_REQUEST_MAX};
 
 /// The subprotocol's name in the opening handshake.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::request::{Refusal, RequestId};
 use crate::cursor::Cursor;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
 use crate::place::{Gap, Partition, Scope};
-use crate::protocol::frame;
+use crate::protocol::{events, frame};
 
 /// Something that the server tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +125,13 @@ impl<'a> Notice<'a> {
         Notice::Pong { id: request.map(|id| id.as_str().into()) }
     }
 
+    /// As an event.
+    pub fn event(&self) -> Bytes {
+        let mut event = BytesMut::new();
+        events::encode(None, &self.text(), &mut event);
+        event.freeze()
+    }
+
     /// The frame to send.
     pub fn frame(&self) -> Bytes {
         frame::message(PayloadKind::Text, &self.text())
@@ -176,6 +183,14 @@ pub fn encode_message(message: &Message, at: &Cursor, text: &mut Vec<u8>) {
         cursor: cursor(at),
     }
     .write(text);
+}
+
+/// Appends the event of a message whose text is `data`. Its id is what a browser sends when it connects again: from where to
+/// go on, or where nobody can, what the message is known by.
+pub fn encode_event(message: &Message, at: &Cursor, data: &[u8], out: &mut BytesMut) {
+    let cursor = cursor(at);
+    let id = cursor.as_deref().or_else(|| message.id.as_ref().map(MessageId::as_str));
+    events::encode(id, data, out);
 }
 
 fn cursor(at: &Cursor) -> Option<Cow<'static, str>> {

@@ -156,6 +156,43 @@ impl Page<'_> {
         field.send_keys(keys).await.expect("the field takes keys");
     }
 
+    /// Clicks on what a selector finds.
+    pub async fn clicks(&self, selector: &str) {
+        self.focus().await;
+        let element = self.browser.client.find(Locator::Css(selector)).await.expect("it is there");
+        element.click().await.expect("it can be clicked");
+    }
+
+    /// Writes into a field, in place of what stood there.
+    pub async fn writes(&self, selector: &str, text: &str) {
+        self.focus().await;
+        let field = self.browser.client.find(Locator::Css(selector)).await.expect("the field");
+        field.clear().await.expect("the field can be cleared");
+        field.send_keys(text).await.expect("the field takes keys");
+    }
+
+    /// Waits until the element is there and its text contains `words`.
+    pub async fn says(&self, selector: &str, words: &str) {
+        let text = format!("document.querySelector({selector:?})?.textContent ?? ''");
+        eventually(&format!("{selector} says {words:?}"), || async {
+            self.value(&text).await.as_str().is_some_and(|text| text.contains(words))
+        })
+        .await;
+    }
+
+    /// Joins a topic, or what is written like several, and waits until they are in force.
+    pub async fn joins(&self, written: &str, count: usize) {
+        self.writes("#topic", written).await;
+        self.clicks("#join").await;
+        self.has_joined(count).await;
+    }
+
+    /// Waits until so many topics are in force.
+    pub async fn has_joined(&self, count: usize) {
+        let joined = "document.querySelectorAll('#joined li[data-state=joined]').length";
+        eventually(&format!("{count} topics are joined"), || async { self.value(joined).await == count }).await;
+    }
+
     pub async fn sends(&self, text: &str) {
         self.types(text).await;
         self.presses(Key::Enter).await;

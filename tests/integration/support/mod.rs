@@ -6,6 +6,7 @@ pub mod browser;
 pub mod bystanders;
 pub mod client;
 pub mod deflate;
+pub mod events;
 pub mod examples;
 pub mod http;
 pub mod instance;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, kill_process, kill_process_group};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
 use super::broker::Cluster;
@@ -28,6 +28,8 @@ pub struct Process {
     child: Child,
     /// Its pid, and its group's.
     pid: Pid,
+    /// Open, if it is fed by the test.
+    stdin: Option<ChildStdin>,
     stdout: Lines,
     stderr: Lines,
 }
@@ -65,14 +67,26 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// The same, but its standard input is what the test feeds it.
+    pub fn start_fed(program: impl AsRef<Path>, arguments: Arguments<'_>, env: Environment<'_>) -> Process {
+        let mut command = clean(program);
+        command.args(arguments).envs(env.iter().copied());
+        Self::spawn_reading(command, Stdio::piped())
+    }
+
     /// Starts a command that was made in full.
-    pub fn spawn(mut command: Command) -> Process {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    pub fn spawn(command: Command) -> Process {
+        Self::spawn_reading(command, Stdio::null())
+    }
+
+    fn spawn_reading(mut command: Command, input: Stdio) -> Process {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("a process that runs has a pid");
         let stdout = Lines::read(child.stdout.take().expect("stdout is piped"));
         let stderr = Lines::read(child.stderr.take().expect("stderr is piped"));
-        Process { child, pid, stdout, stderr }
+        let stdin = child.stdin.take();
+        Process { child, pid, stdin, stdout, stderr }
     }
 
     pub fn pid(&self) -> i32 {
@@ -120,6 +134,17 @@ impl Process {
         };
         let found = tokio::time::timeout(deadline, waiting).await.unwrap_or_default();
         found.unwrap_or_else(|| panic!("no line with {part:?}; it said:\n{}", self.output()))
+    }
+
+    /// Writes to its standard input.
+    pub async fn feed(&mut self, input: impl AsRef<[u8]>) {
+        let stdin = self.stdin.as_mut().expect("its input is the test's");
+        within_deadline("it reads", stdin.write_all(input.as_ref())).await.expect("it reads");
+    }
+
+    /// Its standard input ends.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
     }
 
     /// Stdout and stderr so far.
@@ -208,6 +233,14 @@ impl Warren {
     /// Runs `warren` to its end.
     pub async fn run(arguments: Arguments<'_>, env: Environment<'_>) -> Ended {
         Self::command(arguments, env).ended().await
+    }
+
+    /// The same, with this on its standard input.
+    pub async fn run_fed(arguments: Arguments<'_>, env: Environment<'_>, input: impl AsRef<[u8]>) -> Ended {
+        let mut process = Process::start_fed(env!("CARGO_BIN_EXE_warren"), arguments, env);
+        process.feed(input).await;
+        process.end_input();
+        process.ended().await
     }
 
     /// A server on a free port of loopback, unless `arguments` name another one.

@@ -124,7 +124,8 @@ impl Raw {
         client
     }
 
-    async fn narrow(address: SocketAddr) -> Raw {
+    /// A connection whose client has hardly any room for what it does not read.
+    pub async fn narrow(address: SocketAddr) -> Raw {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(NARROW_BYTES).expect("a small buffer");
         Self::over(socket, address).await.expect("a connection")
@@ -203,6 +204,20 @@ impl Raw {
             }
             if self.read().await.expect("a frame or the end of the stream") == 0 {
                 assert!(self.input.is_empty(), "the stream ends within a frame");
+                return None;
+            }
+        }
+    }
+
+    /// The next line, without its end; `None` for the end of the stream.
+    pub async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+                let line = self.input.split_to(end + 1);
+                return Some(String::from_utf8(line[..end].to_vec()).expect("UTF-8"));
+            }
+            if self.read().await.expect("a line or the end of the stream") == 0 {
+                assert!(self.input.is_empty(), "the stream ends within a line");
                 return None;
             }
         }

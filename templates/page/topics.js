@@ -1,0 +1,243 @@
+// ---- Topics --------------------------------------------------------------------------------------------------
+// A session of their own beside the broadcast's, from the first topic to the last: warren.v1.json.
+
+const PROTOCOL = "warren.v1.json";
+const NOT_IN_FORCE = 200;
+const TOPICS_KEY = "warren.topics";
+// A proxy's limit or a browser's own, not one that anybody meets by hand.
+const JOINED_MAX = 100;
+
+const topicDesk = Object.fromEntries([
+  "join-form", "topic", "join-demo", "joined", "topics-status",
+].map((id) => [id, document.getElementById(id)]));
+
+const topics = {
+  joined: new Map(),         // each topic or pattern in its one form: whether the server has acknowledged it
+  asked: new Map(),          // by request id: { joins, pattern }
+  requests: 0,
+  socket: null,
+  openedAt: null,
+  wasLost: false,            // a session ended that had topics in force: what was said meanwhile is missing
+  failures: 0,
+  timers: { handshake: 0, retry: 0, keepAlive: 0 },
+};
+
+function joinTyped() {
+  const patterns = topicDesk.topic.value.split(/[\s,]+/).filter((word) => word !== "").map(oneForm);
+  if (patterns.length === 0) {
+    tellOfTopics("Type the name of a topic first.");
+    return;
+  }
+  topicDesk.topic.value = "";
+  patterns.forEach(join);
+}
+
+/** The form in which the server names it: dots, and no slash in front. */
+function oneForm(name) {
+  return name.replace(/^\//, "").replaceAll("/", ".");
+}
+
+function join(pattern) {
+  if (topics.joined.has(pattern)) {
+    tellOfTopics(`${pattern} is joined already.`);
+    return;
+  }
+  if (topics.joined.size >= JOINED_MAX) {
+    tellOfTopics(`This page joins at most ${JOINED_MAX} topics.`);
+    return;
+  }
+  topics.joined.set(pattern, false);
+  topicsChanged();
+  if (isTopicSessionOpen()) ask("subscribe", pattern);
+  else if (topics.socket === null && !topics.timers.retry) connectTopics();
+}
+
+function leave(pattern) {
+  if (!topics.joined.delete(pattern)) return;
+  topicsChanged();
+  tellOfTopics(`Left ${pattern}.`);
+  topicDesk.topic.focus();
+  if (topics.joined.size === 0) endTopicSession();
+  else if (isTopicSessionOpen()) ask("unsubscribe", pattern);
+}
+
+function isTopicSessionOpen() {
+  return topics.openedAt !== null && topics.socket?.readyState === WebSocket.OPEN;
+}
+
+function ask(type, pattern) {
+  topics.requests += 1;
+  const id = String(topics.requests);
+  topics.asked.set(id, { type, pattern });
+  topics.socket.send(JSON.stringify({ type, id, topics: [pattern] }));
+}
+
+function connectTopics() {
+  clearTimeout(topics.timers.retry);
+  topics.timers.retry = 0;
+  if (topics.joined.size === 0 || topics.socket !== null) return;
+  let socket;
+  try {
+    socket = new WebSocket(messageUrl(), PROTOCOL);
+  } catch (error) {
+    tellOfTopics(`The browser does not allow this connection: ${error.message}`);
+    return;
+  }
+  topics.socket = socket;
+  topics.openedAt = null;
+  const heard = (handle) => (event) => { if (socket === topics.socket) handle(event); };
+  socket.addEventListener("open", heard(topicSessionOpened));
+  socket.addEventListener("message", heard(noticeArrived));
+  socket.addEventListener("close", heard(topicSessionClosed));
+  topics.timers.handshake = setTimeout(() => socket.close(), HANDSHAKE_TIMEOUT_MS);
+}
+
+function topicSessionOpened() {
+  clearTimeout(topics.timers.handshake);
+  topics.openedAt = performance.now();
+  topics.timers.keepAlive = setInterval(() => {
+    if (isTopicSessionOpen()) topics.socket.send(KEEP_ALIVE_WORDS[0]);
+  }, KEEP_ALIVE_EVERY_MS);
+  for (const pattern of topics.joined.keys()) ask("subscribe", pattern);
+}
+
+function topicSessionClosed({ code, reason }) {
+  const lasted = topics.openedAt !== null && performance.now() - topics.openedAt >= LASTED_MS;
+  const opened = topics.openedAt !== null;
+  forgetTopicSession();
+  if (lasted) topics.failures = 0;
+  topics.wasLost ||= [...topics.joined.values()].some((isInForce) => isInForce);
+  for (const pattern of topics.joined.keys()) topics.joined.set(pattern, false);
+  renderJoined();
+  const asked = retryAfterMs(reason);
+  const wait = asked > 0 ? asked + Math.random() * pauseSpreadMs(asked) : backoffMs(topics.failures);
+  topics.failures += 1;
+  topics.timers.retry = setTimeout(connectTopics, wait);
+  tellOfTopics(`Topics are being joined again. ${describeClose({ code, reason, opened })}`);
+}
+
+function endTopicSession() {
+  clearTimeout(topics.timers.retry);
+  topics.timers.retry = 0;
+  topics.socket?.close(1000);
+  topics.wasLost = false;
+  forgetTopicSession();
+}
+
+function forgetTopicSession() {
+  clearTimeout(topics.timers.handshake);
+  clearInterval(topics.timers.keepAlive);
+  topics.socket = null;
+  topics.openedAt = null;
+  topics.asked.clear();
+}
+
+/** What a server may say one day and this page does not know is passed over. */
+function noticeArrived({ data }) {
+  // The answer to a keep-alive is no notice.
+  if (data === "pong") return;
+  const notice = JSON.parse(data);
+  if (notice.type === "message") take(heardMessage(notice));
+  else if (notice.type === "gap") takeGap(`Messages are missing here (${factsOf(notice)}).`);
+  else if (notice.type === "ack") granted(notice);
+  else if (notice.type === "error") refused(notice);
+}
+
+function heardMessage({ topic, id, text, base64 }) {
+  return { data: base64 === undefined ? text : bytesOf(base64), at: new Date(), topic: topic ?? "broadcast", id };
+}
+
+function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
+}
+
+/** Whatever fields it has, for a person. */
+function factsOf({ type, ...fields }) {
+  const facts = Object.entries(fields).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
+  return facts.length > 0 ? facts.join(", ") : type;
+}
+
+function granted({ id }) {
+  const asked = topics.asked.get(id);
+  topics.asked.delete(id);
+  if (asked?.type !== "subscribe" || !topics.joined.has(asked.pattern)) return;
+  topics.joined.set(asked.pattern, true);
+  topicsChanged();
+  tellOfTopics(`Joined ${asked.pattern}.`);
+  if (topics.wasLost && [...topics.joined.values()].every((isInForce) => isInForce)) {
+    topics.wasLost = false;
+    takeGap("The connection was lost and is back. What was said to the joined topics meanwhile is missing here.");
+  }
+}
+
+function refused({ id, code, message }) {
+  const asked = topics.asked.get(id);
+  topics.asked.delete(id);
+  if (asked?.type !== "subscribe" || !topics.joined.has(asked.pattern)) return;
+  if (code === NOT_IN_FORCE) {
+    setTimeout(() => {
+      if (topics.joined.get(asked.pattern) === false && isTopicSessionOpen()) ask("subscribe", asked.pattern);
+    }, LASTED_MS);
+  } else {
+    topics.joined.delete(asked.pattern);
+    topicsChanged();
+    if (topics.joined.size === 0) endTopicSession();
+  }
+  tellOfTopics(`${asked.pattern} is not joined: ${message} (${code}).`);
+}
+
+// ---- What is said of topics ----------------------------------------------------------------------------------
+
+function topicsChanged() {
+  try { sessionStorage.setItem(TOPICS_KEY, JSON.stringify([...topics.joined.keys()])); } catch { /* as for the text */ }
+  renderJoined();
+}
+
+function renderJoined() {
+  // An entry that stays is the same element: it may have the focus.
+  const shown = new Map([...topicDesk.joined.children].map((entry) => [entry.dataset.pattern, entry]));
+  for (const [pattern, isInForce] of topics.joined) {
+    const entry = shown.get(pattern) ?? topicDesk.joined.appendChild(joinedEntry(pattern));
+    entry.dataset.state = isInForce ? "joined" : "pending";
+    shown.delete(pattern);
+  }
+  for (const entry of shown.values()) entry.remove();
+  topicDesk.joined.hidden = topics.joined.size === 0;
+  const demo = topicDesk["join-demo"];
+  // A focused button that vanishes would throw the keyboard back to the top of the page.
+  const vanishes = topics.joined.has(demo.dataset.topic);
+  if (vanishes && document.activeElement === demo) topicDesk.topic.focus();
+  demo.hidden = vanishes;
+}
+
+function joinedEntry(pattern) {
+  const entry = element("li");
+  entry.dataset.pattern = pattern;
+  const button = element("button", "", "Leave");
+  button.type = "button";
+  button.setAttribute("aria-label", `Leave ${pattern}`);
+  button.addEventListener("click", () => leave(pattern));
+  entry.append(element("code", "", pattern), button);
+  return entry;
+}
+
+function tellOfTopics(words) {
+  setWords(topicDesk["topics-status"], words);
+}
+
+/** A reload keeps what was joined; a new window begins with the broadcast alone. */
+function restoreTopics() {
+  try {
+    const kept = JSON.parse(sessionStorage.getItem(TOPICS_KEY) ?? "[]");
+    kept.filter((pattern) => typeof pattern === "string").forEach(join);
+  } catch { /* as for the text */ }
+}
+
+function listenToTopics() {
+  topicDesk["join-form"].addEventListener("submit", (event) => { event.preventDefault(); joinTyped(); });
+  topicDesk["join-demo"].addEventListener("click", () => join(topicDesk["join-demo"].dataset.topic));
+  window.addEventListener("online", connectTopics);
+}
+
+listenToTopics();
+restoreTopics();
