@@ -1,5 +1,8 @@
 //! Publishing over HTTP: who listens hears it, on every instance, once; and the answer is the truth.
 
+use std::collections::HashSet;
+
+use futures_util::StreamExt;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
@@ -9,11 +12,11 @@ use warren::config::Config;
 
 use crate::contract::contract;
 use crate::support::broker::{Alien, Cluster, PrivateNode};
-use crate::support::eventually;
 use crate::support::instance::{Carrier, Instance, config};
 use crate::support::post::{JSON, json as body_of, notify, post, post_json, post_on, problem, published, request};
 use crate::support::proxy::Proxy;
 use crate::support::raw::Raw;
+use crate::support::{eventually, within_deadline};
 
 const REPEATED: &str = "warren_broker_dropped_total{reason=\"repeated\"}";
 const EXPIRED: &str = "warren_broker_dropped_total{reason=\"expired\"}";
@@ -160,13 +163,25 @@ async fn through_a_restart_of_the_broker_with_a_stream_the_answers_are_true() {
     the_answers_are_true_through(&node, node.stop(), Delivery::Stream).await;
 }
 
+/// Each instance has told the others that it is there: only who is known is waited for after an outage.
+async fn know_each_other(cluster: &Cluster, instances: &[Instance]) {
+    let alien = Alien::connect(&cluster.url).await;
+    let mut beacons = alien.listen(&cluster.beacon()).await;
+    let mut unheard: HashSet<&str> = instances.iter().map(|instance| instance.name.as_str()).collect();
+    while !unheard.is_empty() {
+        let beacon = within_deadline("a beacon", beacons.next()).await.expect("beacons").expect("a delivery");
+        let incarnation = beacon.properties.app_id().as_ref().expect("an incarnation").as_str().to_owned();
+        unheard.retain(|name| !incarnation.starts_with(&format!("{name}@")));
+    }
+}
+
 /// What is answered 504 while the broker is dead arrives, once although it is repeated elsewhere, unless it is too late;
 /// what is answered 503 does not arrive.
 async fn the_answers_are_true_through(node: &PrivateNode, outage: impl Future<Output = ()>, delivery: Delivery) {
     let cluster = Cluster::at(node.url.clone());
     let config = Config { delivery, spool_messages_max: 3, spool_wait_ms: 200, publish_answer_ms: 200, ..config() };
     let instances = [Instance::join(config.clone(), &cluster).await, Instance::join(config, &cluster).await];
-    // What a stream keeps is the broadcast.
+    know_each_other(&cluster, &instances).await;
     let mut listeners = [instances[0].connect().await, instances[1].connect().await];
     let message = |text: &str| json!({"broadcast": true, "text": text});
     let publish = async |instance: &Instance, text| {
