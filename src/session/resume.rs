@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Session;
 use crate::close::CloseReason;
@@ -25,6 +25,10 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 
 /// Time for this instance to read what the client has heard elsewhere already, and for each answer of the broker.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest time for which the broker's past is read for one client. Who has not taken all by then goes on from where it
+/// is: few read at a time, and nobody who is slow may keep the others from it.
+const READING_MAX: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether it has.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -102,16 +106,30 @@ impl Session {
             if !is_ready {
                 continue;
             }
-            for record in look.excerpt.wished(wish, cursor) {
-                self.give(record, &mut cursor).await?;
-            }
-            for partition in wish.partitions() {
-                if let Some(position) = look.at.position(partition) {
-                    cursor.set(partition, position);
-                }
+            if !self.give_all(&look, wish, &mut cursor) {
+                // Without the log meanwhile, which else would be kept for as long as a client likes.
+                drop(look);
+                self.has_room().await?;
+                continue;
             }
             return Ok(Behind { number: look.excerpt.end(), cursor });
         }
+    }
+
+    /// Gives the client what the log has. False if there was no room for all.
+    fn give_all(&self, look: &Look, wish: &Wish, cursor: &mut Cursor) -> bool {
+        for record in look.excerpt.wished(wish, *cursor) {
+            self.give(record, cursor);
+            if self.waits_for_much() {
+                return false;
+            }
+        }
+        for partition in wish.partitions() {
+            if let Some(position) = look.at.position(partition) {
+                cursor.set(partition, position);
+            }
+        }
+        true
     }
 
     /// Sees to it that what came behind the cursor in a partition is in the log. False if it is to be looked again.
@@ -156,6 +174,7 @@ impl Session {
         look: &Look,
     ) -> Result<bool, NotNow> {
         let age = cursor.age(now_unix_ms() / 1000);
+        let until = Instant::now() + READING_MAX;
         let reading = timeout(PATIENCE, self.sessions.broker().read_back(partition, position, age)).await;
         let Some(mut kept) = reading.map_err(|_| NotNow::Unread)? else { return Ok(false) };
         let target = look.at.position(partition).map_or(0, |position| position.offset);
@@ -169,7 +188,10 @@ impl Session {
                 let Some(place) = place else { continue };
                 let record = Record { message, place };
                 if record.is_behind(cursor) && wish.includes(&record.message.target) {
-                    self.give(&record, cursor).await?;
+                    self.give(&record, cursor);
+                    if self.waits_for_much() {
+                        timeout_at(until, self.has_room()).await.map_err(|_| NotNow::Unread)??;
+                    }
                 }
             }
             for reached in delivered.readings.iter().filter_map(|reading| reading.reached) {
@@ -181,18 +203,20 @@ impl Session {
         Ok(true)
     }
 
-    /// Sends one message of the past, and waits until there is room for more.
-    async fn give(&self, record: &Record, cursor: &mut Cursor) -> Result<(), NotNow> {
+    /// Sends one message of the past.
+    fn give(&self, record: &Record, cursor: &mut Cursor) {
         self.outbox.replay(&[encode(record, self.format, cursor)]);
-        if self.outbox.waiting_bytes() < WAITING_BYTES_MAX {
-            return Ok(());
-        }
-        // The session's task, which this is a part of, is woken when the client has read some.
-        poll_fn(|_| {
-            let has_room = self.outbox.waiting_bytes() < WAITING_BYTES_MAX || self.has_ended();
-            if has_room { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+    }
+
+    fn waits_for_much(&self) -> bool {
+        self.outbox.waiting_bytes() >= WAITING_BYTES_MAX
+    }
+
+    /// Ready when the client has read some.
+    async fn has_room(&self) -> Result<(), NotNow> {
+        // The session's task, which this is a part of, is woken then.
+        let is_over = || !self.waits_for_much() || self.has_ended();
+        poll_fn(|_| if is_over() { Poll::Ready(()) } else { Poll::Pending }).await;
         // Nothing else is read of it meanwhile, not even its pongs; but it reads.
         self.heard();
         if self.is_over() { Err(NotNow::Over) } else { Ok(()) }

@@ -22,6 +22,7 @@ contract! {
     what_is_no_cursor_is_refused
     an_event_stream_goes_on_by_its_last_id
     a_plain_session_goes_on_by_the_cursor_of_another
+    a_long_past_comes_as_fast_as_it_is_read_and_holds_nobody_up
 }
 
 /// Subscribes to these from behind `cursor`; the answer has the next one.
@@ -253,6 +254,36 @@ async fn a_plain_session_goes_on_by_the_cursor_of_another(carrier: Carrier) {
     of_topic.receives(&["3"]).await;
     of_broadcast.send("everybody").await;
     of_broadcast.receives(&["everybody"]).await;
+}
+
+/// More than any buffer on the way holds.
+async fn a_long_past_comes_as_fast_as_it_is_read_and_holds_nobody_up(carrier: Carrier) {
+    const MESSAGES: usize = 150;
+    if !carrier.resumes() {
+        return;
+    }
+    let instance = carrier.instance().await;
+    let mut speaker = instance.converse().await;
+    let ack = speaker.granted(json!({"type": "subscribe", "topics": ["none"]})).await;
+    let long = "x".repeat(60_000);
+    for number in 0..MESSAGES {
+        speaker.broadcast(&format!("{number} {long}")).await;
+    }
+    let mut slow = instance.converse().await;
+    let wish = json!({"type": "subscribe", "broadcast": true, "since": ack["cursor"]});
+    let id = slow.request(wish).await;
+    // It reads nothing yet.
+    let mut other = instance.converse().await;
+    other.subscribe_to_broadcast().await;
+    speaker.broadcast("meanwhile").await;
+    hears(&mut other, &["meanwhile"]).await;
+    assert_eq!(slow.notice().await["id"], json!(id));
+    for number in 0..MESSAGES {
+        let text = slow.message().await["text"].as_str().expect("a text").to_owned();
+        assert!(text.starts_with(&format!("{number} x")), "{number}: {}", &text[..10]);
+    }
+    hears(&mut slow, &["meanwhile"]).await;
+    slow.heard_nothing_else().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
