@@ -62,6 +62,8 @@ pub struct Feed {
     /// The same in the forms that do: with a message goes how far everything was heard, so that their order is one, whatever
     /// they are of. What follows each other for the same listeners is one batch.
     placed: Vec<(Audience, Batch)>,
+    /// What was wanted of the last message.
+    wanted: Wanted,
     /// Bytes in all of them, each message counted as its plain frame.
     bytes: usize,
     history: Option<History>,
@@ -91,6 +93,7 @@ impl Feed {
             broadcast: Batch::unplaced(),
             topics: HashMap::new(),
             placed: Vec::new(),
+            wanted: Wanted::default(),
             bytes: 0,
             history: history.map(History::new),
             later: VecDeque::new(),
@@ -223,7 +226,9 @@ impl Feed {
     }
 
     fn add_placed(&mut self, message: &Message, wanted: Wanted, audience: impl Fn() -> Audience) {
-        self.placed.iter_mut().for_each(|(_, batch)| batch.forget_unless(wanted));
+        if std::mem::replace(&mut self.wanted, wanted) != wanted {
+            self.placed.iter_mut().for_each(|(_, batch)| batch.forget_unless(wanted));
+        }
         if !wanted.some_placed() {
             return;
         }

@@ -241,3 +241,137 @@ impl Kept {
 fn cost(message: &Message) -> usize {
     message.payload.len() + OVERHEAD_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{PayloadKind, Target};
+
+    const PARTITION: Partition = Partition::BROADCAST;
+
+    fn at(offset: u64) -> Position {
+        Position { offset, check: offset as u16 ^ 0x5A5A }
+    }
+
+    fn reading(begins: bool, offsets: impl Iterator<Item = u64>) -> Reading {
+        let entries: Vec<Position> = offsets.map(at).collect();
+        Reading { partition: PARTITION, begins, reached: entries.last().copied(), entries }
+    }
+
+    /// A message that says its offset, handed on when everything up to `reached` was.
+    fn record(log: &mut Log, offset: u64, reached: u64) {
+        let (target, payload) = (Target::Broadcast, offset.to_string().into());
+        let message = Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, terms: None, payload };
+        let place = Place { partition: PARTITION, offset, reached: Some(at(reached)), is_past: false };
+        log.record(&message, place);
+    }
+
+    fn read(log: &mut Log, offsets: std::ops::Range<u64>) {
+        for offset in offsets {
+            record(log, offset, offset);
+            log.note(&reading(false, offset..offset + 1));
+        }
+    }
+
+    fn begun(bytes_max: usize, first: u64) -> Log {
+        let mut log = Log::new(bytes_max);
+        let beginning = reading(true, first..first + 1);
+        log.begin(&beginning);
+        log.note(&beginning);
+        log
+    }
+
+    fn behind(excerpt: &Excerpt, offset: u64) -> Vec<u64> {
+        let mut cursor = Cursor::default();
+        cursor.set(PARTITION, at(offset));
+        let wish = Wish::new(true, &[]);
+        let texts = excerpt.wished(&wish, cursor).map(|record| String::from_utf8(record.message.payload.to_vec()));
+        texts.map(|text| text.unwrap().parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_came_behind_a_position_is_known_while_it_is_there() {
+        let mut log = begun(1 << 20, 10);
+        read(&mut log, 11..600);
+        for (position, known) in [
+            (at(9), Known::Older),
+            (at(10), Known::Whole),
+            (at(300), Known::Whole),
+            (at(599), Known::Whole),
+            (at(600), Known::Ahead),
+            (Position { check: 0, ..at(300) }, Known::Foreign),
+        ] {
+            assert_eq!(log.knows(PARTITION, position), known, "{position:?}");
+        }
+        assert_eq!(log.knows(Partition::at(1).unwrap(), at(0)), Known::Ahead, "nothing was read there");
+        assert!(behind(&log.all(), 597).into_iter().eq(598..600));
+        assert!(behind(&log.all(), 10).into_iter().eq(11..600));
+    }
+
+    #[test]
+    fn what_had_no_more_room_is_older() {
+        let room_for = |messages: usize| messages * (OVERHEAD_BYTES + 3);
+        let mut log = begun(room_for(300), 100);
+        read(&mut log, 101..999);
+        let oldest = log.oldest(PARTITION).expect("something is there");
+        assert!(oldest.offset >= 698 && oldest.offset < 998, "{oldest:?}");
+        assert_eq!(log.knows(PARTITION, oldest), Known::Whole);
+        assert_eq!(log.knows(PARTITION, at(oldest.offset - 1)), Known::Older);
+        assert!(behind(&log.all(), oldest.offset).into_iter().eq(oldest.offset + 1..999));
+        assert!(log.bytes <= room_for(300));
+    }
+
+    #[test]
+    fn what_follows_a_number_is_given_while_nothing_of_it_is_gone() {
+        let mut log = begun(1 << 20, 0);
+        read(&mut log, 1..300);
+        let end = log.all().end();
+        read(&mut log, 300..303);
+        let rest = log.from(end).expect("all of it is there");
+        assert_eq!((behind(&rest, 0), rest.end()), (vec![300, 301, 302], end + 3));
+        assert_eq!(log.from(rest.end()).map(|rest| behind(&rest, 0)), Some(vec![]));
+        let mut small = begun(10 * OVERHEAD_BYTES, 0);
+        read(&mut small, 1..100);
+        assert!(small.from(5).is_none());
+    }
+
+    /// Another stream may reach offsets that the last one had.
+    #[test]
+    fn nothing_of_before_belongs_to_what_begins_anew() {
+        let mut log = begun(1 << 20, 500);
+        read(&mut log, 501..600);
+        let anew = reading(true, 3..4);
+        log.begin(&anew);
+        record(&mut log, 3, 3);
+        log.note(&anew);
+        read(&mut log, 4..6);
+        assert_eq!(log.knows(PARTITION, at(550)), Known::Ahead);
+        assert_eq!(behind(&log.all(), 3), [4, 5]);
+        let far = reading(false, 900..901);
+        log.note(&far);
+        assert_eq!(log.knows(PARTITION, at(5)), Known::Older, "what lies between was not read");
+    }
+
+    /// 4 is missing; 5 waits for it, and what others said does not. Then 4 comes, as 8.
+    #[test]
+    fn whoever_left_while_something_was_held_back_misses_nothing() {
+        let mut log = begun(1 << 20, 3);
+        for offset in [6, 7] {
+            record(&mut log, offset, 3);
+        }
+        log.note(&reading(false, 5..8));
+        for offset in [8, 5] {
+            record(&mut log, offset, if offset == 5 { 8 } else { 3 });
+        }
+        log.note(&reading(false, 8..9));
+        assert_eq!(behind(&log.all(), 3), [6, 7, 8, 5]);
+        assert_eq!(behind(&log.all(), 8), [0; 0]);
+    }
+
+    #[test]
+    fn without_memory_nothing_is_kept() {
+        let mut log = begun(0, 1);
+        read(&mut log, 2..5);
+        assert!(!log.is_kept() && log.all().end() == 0 && log.oldest(PARTITION).is_none());
+    }
+}
