@@ -3,9 +3,14 @@
 
 use std::path::Path;
 
+use warren::broker::Delivery;
+use warren::config::Config;
 use warren::instance::InstanceName;
+use warren::place::TOPIC_PARTITIONS;
+use warren::topic::Topic;
 
 use crate::support::broker::{Alien, Cluster, PrivateNode};
+use crate::support::eventually;
 use crate::support::instance::{Instance, config};
 use crate::support::json::JsonClient;
 
@@ -67,6 +72,39 @@ async fn the_plain_entrance_costs_every_instance() {
     }
 }
 
+/// With streams an instance reads those partitions in which somebody there is interested.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_without_subscribers_reads_no_stream_of_topics() {
+    let (counts, cluster) = Counts::start("interest-stream").await;
+    let streaming = Config { delivery: Delivery::Stream, topic_linger_ms: 0, ..config() };
+    let (one, two) = (Instance::join(streaming.clone(), &cluster).await, Instance::join(streaming, &cluster).await);
+    assert_eq!(counts.readers(&cluster).await, [0; TOPIC_PARTITIONS as usize]);
+    let topic = Topic::parse("orders.17").expect("a topic");
+    let partition = topic.key().index() % usize::from(TOPIC_PARTITIONS);
+    let mut listener = one.converse().await;
+    listener.subscribe(&["orders.17"]).await;
+    let mut speaker = two.converse().await;
+    for number in 0..MESSAGES {
+        speaker.publish("orders.17", &number.to_string()).await;
+    }
+    for _ in 0..MESSAGES {
+        listener.message().await;
+    }
+    let mut readers = [0; TOPIC_PARTITIONS as usize];
+    readers[partition] = 1;
+    assert_eq!(counts.readers(&cluster).await, readers);
+    let delivered = counts.delivered(&format!("{}.{partition}", cluster.topics())).await;
+    assert!((MESSAGES..2 * MESSAGES).contains(&delivered), "once, and beacons: {delivered}");
+
+    let before = counts.consumers().await;
+    let mut wildcard = two.converse().await;
+    wildcard.subscribe(&["#"]).await;
+    assert_eq!(counts.readers(&cluster).await, readers.map(|readers| readers + 1));
+    assert_eq!(counts.consumers().await, before + usize::from(TOPIC_PARTITIONS));
+    drop(wildcard);
+    eventually("nobody reads what nobody wants", async || counts.consumers().await == before).await;
+}
+
 /// The counters of a broker that keeps them.
 struct Counts(PrivateNode);
 
@@ -95,6 +133,23 @@ impl Counts {
         let rows = self.rows(row, "{{_, Q}, _, _, N, _, _, _, _, _} <- ets:tab2list(channel_queue_metrics)").await;
         let own = rows.into_iter().filter(|row| row[0] == queue);
         own.map(|row| row[1].parse::<usize>().expect("a count")).sum()
+    }
+
+    /// Whoever consumes anything.
+    async fn consumers(&self) -> usize {
+        let channels = self.0.list(&["list_channels", "consumer_count"]).await;
+        channels.iter().map(|row| row[0].parse::<usize>().expect("a count")).sum()
+    }
+
+    /// Who has begun to read each partition of the topics. (Of streams RabbitMQ 3.10.8 does not forget it here.)
+    async fn readers(&self, cluster: &Cluster) -> [usize; TOPIC_PARTITIONS as usize] {
+        // `list_consumers` leaves out those of streams.
+        let of_each = "Row <- ets:tab2list(consumer_created), {Q, _, _} <- [element(1, Row)]";
+        let consumers = self.rows("element(4, Q), 9", of_each).await;
+        std::array::from_fn(|partition| {
+            let stream = format!("{}.{partition}", cluster.topics());
+            consumers.iter().filter(|row| row[0] == stream).count()
+        })
     }
 
     /// The queue of an instance: that which its exchange is bound to.
