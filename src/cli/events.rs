@@ -13,6 +13,8 @@ pub struct EventReader {
     was_return: bool,
     /// Of the event that is not complete yet, each line with a line feed behind it.
     data: String,
+    /// Of the same event: it counts when the event is complete, for one that was cut off must come again.
+    id: Option<String>,
     /// What to name when connecting again.
     last_id: Option<String>,
     retry: Option<Duration>,
@@ -27,6 +29,7 @@ impl EventReader {
     pub fn restart(&mut self) {
         self.line.clear();
         self.data.clear();
+        self.id = None;
         self.was_return = false;
     }
 
@@ -66,6 +69,7 @@ impl EventReader {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
         if line.is_empty() {
+            self.last_id = self.id.take().or(self.last_id.take());
             let mut data = std::mem::take(&mut self.data);
             return data.pop().map(|_| data);
         }
@@ -76,7 +80,7 @@ impl EventReader {
                 self.data.push_str(value);
                 self.data.push('\n');
             }
-            "id" if !value.contains('\0') => self.last_id = Some(value.to_owned()),
+            "id" if !value.contains('\0') => self.id = Some(value.to_owned()),
             "retry" => self.retry = value.parse().ok().map(Duration::from_millis).or(self.retry),
             _ => {}
         }
@@ -116,6 +120,15 @@ mod tests {
         assert_eq!(reader.retry(), Some(Duration::from_millis(5)));
         reader.restart();
         assert_eq!(reader.read(b"data: whole\n\n"), Ok(vec!["whole".to_owned()]));
+        assert_eq!(reader.last_id(), Some("7"));
+    }
+
+    #[test]
+    fn what_was_cut_off_comes_again() {
+        let (_, mut reader) = read("id: 7\n\nid: 8\ndata: half");
+        assert_eq!(reader.last_id(), Some("7"));
+        reader.restart();
+        assert_eq!(reader.read(b"data: other\n\n"), Ok(vec!["other".to_owned()]));
         assert_eq!(reader.last_id(), Some("7"));
     }
 

@@ -19,11 +19,30 @@ pub struct Notice {
     time: Option<String>,
     text: Option<String>,
     base64: Option<String>,
+    scope: Option<String>,
+    missing: Option<u64>,
 }
 
 impl Notice {
     pub fn is_message(&self) -> bool {
         self.kind == "message"
+    }
+
+    /// What is missing, if it tells of that.
+    pub fn gap(&self) -> Option<String> {
+        if self.kind != "gap" {
+            return None;
+        }
+        let of = match self.scope.as_deref() {
+            Some("broadcast") => " of the broadcast",
+            Some("topics") => " of these topics",
+            _ => "",
+        };
+        Some(match self.missing {
+            Some(1) => format!("1 message{of} is missing here"),
+            Some(number) => format!("{number} messages{of} are missing here"),
+            None => format!("messages{of} may be missing here"),
+        })
     }
 
     /// A message as a line without its end: when, where, what.
@@ -77,6 +96,19 @@ mod tests {
         let broadcast = r#"{"type":"message","broadcast":true,"time":"T","base64":"AP8="}"#;
         assert_eq!(line(broadcast, false), "T (broadcast) base64:AP8=");
         assert_eq!(line(broadcast, true), "\x1b[2mT\x1b[0m \x1b[36m(broadcast)\x1b[0m \x1b[33mbase64:AP8=\x1b[0m");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_in_words() {
+        let told = |json: &str| serde_json::from_str::<Notice>(json).unwrap().gap();
+        for (gap, words) in [
+            (r#"{"type":"gap","scope":"everything"}"#, "messages may be missing here"),
+            (r#"{"type":"gap","scope":"topics","missing":1}"#, "1 message of these topics is missing here"),
+            (r#"{"type":"gap","scope":"broadcast","missing":5}"#, "5 messages of the broadcast are missing here"),
+        ] {
+            assert_eq!(told(gap).as_deref(), Some(words));
+        }
+        assert_eq!(told(r#"{"type":"message","topic":"a","text":"gap"}"#), None);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use super::error::Error;
 use super::events::EventReader;
 use super::options::Subscribing;
 use super::server::{self, Ask};
-use super::show::Notice;
+use super::show::{self, Notice};
+use crate::cursor::Cursor;
 
 const EVENT_STREAM: &str = "text/event-stream";
 
@@ -47,7 +48,7 @@ pub async fn run(subscribing: &Subscribing) -> Result<(), Error> {
             End::Lost(reason) => eprintln!("warren: {reason}"),
         }
         stream = listener.reconnect().await?;
-        eprintln!("warren: listening again; what was published meanwhile may be missing");
+        eprintln!("warren: listening again{}", listener.what_was_missed());
     }
 }
 
@@ -79,6 +80,13 @@ impl<'a> Listener<'a> {
         }
         self.reader.restart();
         Ok(response.into_body())
+    }
+
+    /// What is to be said of the time before the stream that has begun. Who has named its place is given what was published
+    /// since, and told by the server of what it is not given.
+    fn what_was_missed(&self) -> &'static str {
+        let went_on = self.reader.last_id().is_some_and(|id| Cursor::parse(id).is_ok());
+        if went_on { " from there on" } else { "; what was published meanwhile may be missing" }
     }
 
     /// Tries for as long as it may help.
@@ -128,7 +136,8 @@ impl<'a> Listener<'a> {
             (true, _) => event.to_owned(),
             (false, true) => notice.line(self.with_colours),
             (false, false) => {
-                eprintln!("warren: the server says {}", super::show::printable(event));
+                let told = notice.gap().unwrap_or_else(|| format!("the server says {}", show::printable(event)));
+                eprintln!("warren: {told}");
                 return Ok(());
             }
         };

@@ -83,8 +83,9 @@ options! {
         }
         delivery: Delivery = parsed("WAY", "queue or stream") => {
             default: "queue",
-            help: "How the broadcast comes to this instance from RabbitMQ: queue, through a queue of its own; stream, from \
-                   the cluster's stream, in which it goes on where it was after any interruption.",
+            help: "How the broadcast and topics come to this instance from RabbitMQ: queue, through a queue of its own; \
+                   stream, from the cluster's streams, in which it goes on where it was after any interruption, and \
+                   clients where they were.",
             reason: "A queue costs RabbitMQ less and keeps nothing on its disk; docs/delivery.md says what each promises \
                      and costs. Instances of both kinds may share a cluster while it is switched.",
         }

@@ -3,6 +3,7 @@
 
 const PROTOCOL = "warren.v1.json";
 const NOT_IN_FORCE = 200;
+const TOO_LARGE = 1009;
 const TOPICS_KEY = "warren.topics";
 // A proxy's limit or a browser's own, not one that anybody meets by hand.
 const JOINED_MAX = 100;
@@ -12,12 +13,14 @@ const topicDesk = Object.fromEntries([
 ].map((id) => [id, document.getElementById(id)]));
 
 const topics = {
-  joined: new Map(),         // each topic or pattern in its one form: whether the server has acknowledged it
-  asked: new Map(),          // by request id: { joins, pattern }
+  joined: new Map(),         // each topic or pattern in its one form: "new", "joined" once acknowledged, "lost" with its session
+  cursor: null,              // of what came last; the place of all that was ever acknowledged, where the server gives cursors
+  asked: new Map(),          // by request id: { type, patterns, since }
+  goesOn: false,             // what was lost is asked for from the cursor on; until that is granted nothing else is asked for
   requests: 0,
   socket: null,
   openedAt: null,
-  wasLost: false,            // a session ended that had topics in force: what was said meanwhile is missing
+  isMissing: false,          // a session ended, and nobody gives what was said since
   failures: 0,
   timers: { handshake: 0, retry: 0, keepAlive: 0 },
 };
@@ -46,9 +49,10 @@ function join(pattern) {
     tellOfTopics(`This page joins at most ${JOINED_MAX} topics.`);
     return;
   }
-  topics.joined.set(pattern, false);
+  topics.joined.set(pattern, "new");
   topicsChanged();
-  if (isTopicSessionOpen()) ask("subscribe", pattern);
+  if (topics.goesOn) return;
+  if (isTopicSessionOpen()) ask("subscribe", [pattern]);
   else if (topics.socket === null && !topics.timers.retry) connectTopics();
 }
 
@@ -58,18 +62,39 @@ function leave(pattern) {
   tellOfTopics(`Left ${pattern}.`);
   topicDesk.topic.focus();
   if (topics.joined.size === 0) endTopicSession();
-  else if (isTopicSessionOpen()) ask("unsubscribe", pattern);
+  else if (isTopicSessionOpen()) ask("unsubscribe", [pattern]);
 }
 
 function isTopicSessionOpen() {
   return topics.openedAt !== null && topics.socket?.readyState === WebSocket.OPEN;
 }
 
-function ask(type, pattern) {
+function ask(type, patterns, since) {
   topics.requests += 1;
   const id = String(topics.requests);
-  topics.asked.set(id, { type, pattern });
-  topics.socket.send(JSON.stringify({ type, id, topics: [pattern] }));
+  topics.asked.set(id, { type, patterns, since });
+  topics.socket.send(JSON.stringify({ type, id, topics: patterns, since }));
+}
+
+/**
+ * What was lost comes first, in one request and with nothing beside: so whatever comes until that is granted moves the
+ * cursor for all of it. The rest follows one by one, as each may be refused for itself.
+ */
+function askForAll() {
+  const lost = patternsThatAre("lost");
+  topics.goesOn = lost.length > 0;
+  if (topics.goesOn) ask("subscribe", lost, topics.cursor);
+  else patternsThatAre("new").forEach((pattern) => ask("subscribe", [pattern]));
+}
+
+function patternsThatAre(state) {
+  return [...topics.joined].filter(([, its]) => its === state).map(([pattern]) => pattern);
+}
+
+/** Nobody gives what was said to these since they were lost. */
+function beginAnew(patterns) {
+  topics.isMissing ||= patterns.length > 0;
+  patterns.forEach((pattern) => topics.joined.set(pattern, "new"));
 }
 
 function connectTopics() {
@@ -98,7 +123,7 @@ function topicSessionOpened() {
   topics.timers.keepAlive = setInterval(() => {
     if (isTopicSessionOpen()) topics.socket.send(KEEP_ALIVE_WORDS[0]);
   }, KEEP_ALIVE_EVERY_MS);
-  for (const pattern of topics.joined.keys()) ask("subscribe", pattern);
+  askForAll();
 }
 
 function topicSessionClosed({ code, reason }) {
@@ -106,8 +131,11 @@ function topicSessionClosed({ code, reason }) {
   const opened = topics.openedAt !== null;
   forgetTopicSession();
   if (lasted) topics.failures = 0;
-  topics.wasLost ||= [...topics.joined.values()].some((isInForce) => isInForce);
-  for (const pattern of topics.joined.keys()) topics.joined.set(pattern, false);
+  // With the cursor a request may be larger than this server takes.
+  if (code === TOO_LARGE) topics.cursor = null;
+  const lost = [...patternsThatAre("joined"), ...patternsThatAre("lost")];
+  if (topics.cursor === null) beginAnew(lost);
+  else lost.forEach((pattern) => topics.joined.set(pattern, "lost"));
   renderJoined();
   const asked = retryAfterMs(reason);
   const wait = asked > 0 ? asked + Math.random() * pauseSpreadMs(asked) : backoffMs(topics.failures);
@@ -120,7 +148,8 @@ function endTopicSession() {
   clearTimeout(topics.timers.retry);
   topics.timers.retry = 0;
   topics.socket?.close(1000);
-  topics.wasLost = false;
+  topics.isMissing = false;
+  topics.cursor = null;
   forgetTopicSession();
 }
 
@@ -129,6 +158,7 @@ function forgetTopicSession() {
   clearInterval(topics.timers.keepAlive);
   topics.socket = null;
   topics.openedAt = null;
+  topics.goesOn = false;
   topics.asked.clear();
 }
 
@@ -137,8 +167,9 @@ function noticeArrived({ data }) {
   // The answer to a keep-alive is no notice.
   if (data === "pong") return;
   const notice = JSON.parse(data);
+  topics.cursor = notice.cursor ?? topics.cursor;
   if (notice.type === "message") take(heardMessage(notice));
-  else if (notice.type === "gap") takeGap(`Messages are missing here (${factsOf(notice)}).`);
+  else if (notice.type === "gap") takeGap(describeGap(notice));
   else if (notice.type === "ack") granted(notice);
   else if (notice.type === "error") refused(notice);
 }
@@ -151,21 +182,26 @@ function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
 }
 
-/** Whatever fields it has, for a person. */
-function factsOf({ type, ...fields }) {
-  const facts = Object.entries(fields).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
-  return facts.length > 0 ? facts.join(", ") : type;
+function describeGap({ scope, missing }) {
+  const places = { broadcast: " of the broadcast", topics: " of joined topics" };
+  const of = places[scope] ?? "";
+  if (missing === undefined) return `Messages${of} may be missing here.`;
+  return `${counted(missing)} ${missing === 1 ? "message" : "messages"}${of} ${missing === 1 ? "is" : "are"} missing here.`;
 }
 
 function granted({ id }) {
   const asked = topics.asked.get(id);
   topics.asked.delete(id);
-  if (asked?.type !== "subscribe" || !topics.joined.has(asked.pattern)) return;
-  topics.joined.set(asked.pattern, true);
+  if (asked?.type !== "subscribe") return;
+  // What was left meanwhile, and joined anew, is asked for again behind this.
+  const state = asked.since === undefined ? "new" : "lost";
+  const joined = asked.patterns.filter((pattern) => topics.joined.get(pattern) === state);
+  joined.forEach((pattern) => topics.joined.set(pattern, "joined"));
   topicsChanged();
-  tellOfTopics(`Joined ${asked.pattern}.`);
-  if (topics.wasLost && [...topics.joined.values()].every((isInForce) => isInForce)) {
-    topics.wasLost = false;
+  if (asked.since !== undefined) askForAll();
+  if (joined.length > 0) tellOfTopics(`Joined ${joined.join(", ")}${asked.since === undefined ? "" : " again, from where the connection was lost"}.`);
+  if (topics.isMissing && patternsThatAre("joined").length === topics.joined.size) {
+    topics.isMissing = false;
     takeGap("The connection was lost and is back. What was said to the joined topics meanwhile is missing here.");
   }
 }
@@ -173,17 +209,36 @@ function granted({ id }) {
 function refused({ id, code, message }) {
   const asked = topics.asked.get(id);
   topics.asked.delete(id);
-  if (asked?.type !== "subscribe" || !topics.joined.has(asked.pattern)) return;
+  if (asked?.type !== "subscribe") return;
+  if (asked.since !== undefined) {
+    refusedToGoOn(code, message);
+    return;
+  }
+  const [pattern] = asked.patterns;
+  if (topics.joined.get(pattern) !== "new") return;
   if (code === NOT_IN_FORCE) {
     setTimeout(() => {
-      if (topics.joined.get(asked.pattern) === false && isTopicSessionOpen()) ask("subscribe", asked.pattern);
+      if (topics.joined.get(pattern) === "new" && isTopicSessionOpen() && !topics.goesOn) ask("subscribe", [pattern]);
     }, LASTED_MS);
   } else {
-    topics.joined.delete(asked.pattern);
+    topics.joined.delete(pattern);
     topicsChanged();
     if (topics.joined.size === 0) endTopicSession();
   }
-  tellOfTopics(`${asked.pattern} is not joined: ${message} (${code}).`);
+  tellOfTopics(`${pattern} is not joined: ${message} (${code}).`);
+}
+
+/** Only the broker that cannot be read just now is worth another try. */
+function refusedToGoOn(code, message) {
+  tellOfTopics(`Topics are not joined again yet: ${message} (${code}).`);
+  if (code === NOT_IN_FORCE) {
+    const { socket } = topics;
+    setTimeout(() => { if (socket === topics.socket && isTopicSessionOpen()) askForAll(); }, LASTED_MS);
+    return;
+  }
+  topics.cursor = null;
+  beginAnew(patternsThatAre("lost"));
+  askForAll();
 }
 
 // ---- What is said of topics ----------------------------------------------------------------------------------
@@ -196,9 +251,9 @@ function topicsChanged() {
 function renderJoined() {
   // An entry that stays is the same element: it may have the focus.
   const shown = new Map([...topicDesk.joined.children].map((entry) => [entry.dataset.pattern, entry]));
-  for (const [pattern, isInForce] of topics.joined) {
+  for (const [pattern, state] of topics.joined) {
     const entry = shown.get(pattern) ?? topicDesk.joined.appendChild(joinedEntry(pattern));
-    entry.dataset.state = isInForce ? "joined" : "pending";
+    entry.dataset.state = state === "joined" ? "joined" : "pending";
     shown.delete(pattern);
   }
   for (const entry of shown.values()) entry.remove();

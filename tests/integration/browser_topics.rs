@@ -96,7 +96,7 @@ async fn one_click_joins_what_the_example_backends_say() {
 }
 
 #[tokio::test]
-async fn topics_come_back_and_the_gap_is_shown() {
+async fn topics_come_back_and_the_server_s_gap_is_shown() {
     let port = free_port().to_string();
     let flags = ["--port", &port, "--retry-after-max-ms", "100"];
     let warren = Warren::serve(&flags, &[]).await;
@@ -110,10 +110,63 @@ async fn topics_come_back_and_the_gap_is_shown() {
     page.says("#topics-status", "Code 1001").await;
     let warren = Warren::serve(&flags, &[]).await;
     page.has_joined(2).await;
-    page.says("#messages .gap", "is missing here").await;
+    // What was said to an instance that is alone is gone with it, and the new one says so.
+    page.says("#messages .gap", "Messages may be missing here.").await;
     notify(warren.address, "b.c", "after").await;
     page.shows(&["after", "before"]).await;
     assert_eq!(page.text_of("#received").await, "2 received");
+}
+
+#[tokio::test]
+async fn a_page_that_lost_its_instance_shows_what_was_said_meanwhile() {
+    let cluster = Cluster::shared();
+    let port = free_port().to_string();
+    let flags = ["--delivery", "stream", "--port", &port, "--retry-after-max-ms", "100"];
+    let other = Warren::join(&cluster, &["--delivery", "stream"]).await;
+    let mut warren = Warren::join(&cluster, &flags).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&warren.url()).await;
+    page.joins("a b.*", 2).await;
+    notify(other.address, "a", "before").await;
+    page.shows(&["before"]).await;
+    let mut shown = vec!["before"];
+    for meanwhile in ["while it was away", "while it was away again"] {
+        warren.process.kill().await;
+        page.says("#topics-status", "being joined again").await;
+        notify(other.address, "b.c", meanwhile).await;
+        warren = Warren::join(&cluster, &flags).await;
+        shown.insert(0, meanwhile);
+        page.shows(&shown).await;
+        page.has_joined(2).await;
+        page.says("#topics-status", "Joined a, b.* again, from where the connection was lost.").await;
+    }
+    // What is joined from now on goes beside.
+    page.joins("c", 3).await;
+    notify(other.address, "c", "after").await;
+    shown.insert(0, "after");
+    page.shows(&shown).await;
+    page.has_gaps(0).await;
+}
+
+#[tokio::test]
+async fn where_nobody_goes_on_topics_begin_anew_and_the_page_tells_the_gap() {
+    let port = free_port().to_string();
+    let flags = ["--port", &port, "--retry-after-max-ms", "100"];
+    let mut warren = Warren::serve(&flags, &[]).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&warren.url()).await;
+    page.joins("a b.*", 2).await;
+    // First its cursor is refused, then it has none.
+    for gaps in [1, 2] {
+        warren.process.kill().await;
+        page.says("#topics-status", "being joined again").await;
+        warren = Warren::serve(&[&flags[..], &["--resume-bytes-max", "0"]].concat(), &[]).await;
+        page.has_joined(2).await;
+        page.has_gaps(gaps).await;
+        page.says("#messages .gap", "What was said to the joined topics meanwhile is missing here.").await;
+    }
+    notify(warren.address, "b.c", "after").await;
+    page.shows(&["after"]).await;
 }
 
 #[tokio::test]
@@ -122,7 +175,7 @@ async fn what_the_server_tells_of_gaps_is_shown() {
     let browser = Browser::start().await;
     let page = browser.open(&warren.url()).await;
     page.is("open").await;
-    // The page hears what a server may say one day.
+    // The page hears what the server says when something is lost.
     page.value(
         "(window.WebSocket = class extends WebSocket {
             constructor(...rest) { super(...rest); window.latest = this; }
@@ -132,10 +185,10 @@ async fn what_the_server_tells_of_gaps_is_shown() {
     page.joins("a", 1).await;
     page.value(
         "window.latest.dispatchEvent(new MessageEvent('message',
-            { data: JSON.stringify({ type: 'gap', topics: ['a'], reason: 'too old' }) }))",
+            { data: JSON.stringify({ type: 'gap', scope: 'topics', missing: 3 }) }))",
     )
     .await;
-    page.says("#messages .gap", "topics: [\"a\"], reason: too old").await;
+    page.says("#messages .gap", "3 messages of joined topics are missing here.").await;
 }
 
 /// The page's form and the line to copy from it, on one instance; a window on the other hears both.

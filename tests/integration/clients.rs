@@ -160,13 +160,41 @@ async fn a_lost_server_is_told_and_waited_for() {
     listener.reports("the server has ended the stream").await;
     listener.reports("cannot connect").await;
     let _warren = Warren::serve(&flags, &[]).await;
-    listener.reports("may be missing").await;
+    // What was said to an instance that is alone is gone with it.
+    listener.reports("messages may be missing here").await;
     published(&publish(&url, &["a", "after"]).await);
     let ended = listener.ended().await;
     assert_eq!(
         (ended.code, ended.stdout.lines().map(said).collect::<Vec<_>>()),
         (Some(0), vec!["a before", "a after"])
     );
+}
+
+/// The same port as often as it is taken; meanwhile something is said through the other instance.
+#[tokio::test]
+async fn what_was_said_to_streams_meanwhile_comes_and_with_queues_is_told_to_be_missing() {
+    let cluster = Cluster::shared();
+    for (delivery, heard) in
+        [("stream", &["a before", "a meanwhile", "a after"][..]), ("queue", &["a before", "a after"])]
+    {
+        let port = free_port().to_string();
+        let flags = ["--delivery", delivery, "--port", &port, "--retry-after-max-ms", "100"];
+        let other = Warren::join(&cluster, &["--delivery", delivery]).await;
+        let warren = Warren::join(&cluster, &flags).await;
+        let count = heard.len().to_string();
+        let mut listener = subscribe(&warren.url(), &["a", "--count", &count]).await;
+        published(&publish(&other.url(), &["a", "before"]).await);
+        listener.says("before").await;
+        warren.process.kill().await;
+        listener.reports("the server has ended the stream").await;
+        published(&publish(&other.url(), &["a", "meanwhile"]).await);
+        let _warren = Warren::join(&cluster, &flags).await;
+        listener.reports("listening again").await;
+        published(&publish(&other.url(), &["a", "after"]).await);
+        let ended = listener.ended().await;
+        assert_eq!((ended.code, ended.stdout.lines().map(said).collect::<Vec<_>>()), (Some(0), heard.to_vec()));
+        assert_eq!(ended.stderr.contains("missing"), delivery == "queue", "{ended:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{ErrorCode, Notice, REQUEST_ID_BYTES_MAX, Request, TOPICS_PER_REQUEST_MAX};
+use crate::cursor::CURSOR_CHARS_MAX;
 
 const PAGE: &str = include_str!("../../../docs/protocol.md");
 
@@ -37,7 +38,7 @@ fn every_example_is_what_it_says() {
         kinds.push(kind);
     }
     kinds.dedup();
-    let all = [&Request::KINDS[..], &["welcome", "message", "ack", "pong", "error"]].concat();
+    let all = [&Request::KINDS[..], &["welcome", "message", "gap", "ack", "pong", "error"]].concat();
     assert_eq!(kinds, all);
 }
 
@@ -69,4 +70,5 @@ fn the_limits_of_requests_are_told() {
     assert_eq!(limit("bytes of an `id`"), said(REQUEST_ID_BYTES_MAX));
     let refused = Request::parse(&[br#"{"type":""#, "x".repeat(1000).as_bytes(), br#""}"#].concat()).unwrap_err();
     assert!(PAGE.contains(&format!("at most {} characters", refused.explanation.chars().count())));
+    assert!(PAGE.contains(&format!("at most {CURSOR_CHARS_MAX} characters")));
 }

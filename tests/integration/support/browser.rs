@@ -193,6 +193,12 @@ impl Page<'_> {
         eventually(&format!("{count} topics are joined"), || async { self.value(joined).await == count }).await;
     }
 
+    /// Waits until the page shows so many gaps.
+    pub async fn has_gaps(&self, count: usize) {
+        let gaps = "document.querySelectorAll('#messages .gap').length";
+        eventually(&format!("{count} gaps are shown"), || async { self.value(gaps).await == count }).await;
+    }
+
     pub async fn sends(&self, text: &str) {
         self.types(text).await;
         self.presses(Key::Enter).await;
