@@ -49,6 +49,10 @@ impl Cursor {
         self.positions[partition.index()] = Some(position);
     }
 
+    pub fn unset(&mut self, partition: Partition) {
+        self.positions[partition.index()] = None;
+    }
+
     /// When it was given, before now; zero if by somebody whose clock is ahead.
     pub fn age(&self, now_s: u64) -> Duration {
         Duration::from_secs(now_s.saturating_sub(self.given_s))

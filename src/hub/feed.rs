@@ -17,7 +17,7 @@ use super::batch::{Batch, Encoder};
 use super::format::{Format, Wanted};
 use super::frames::Frames;
 use super::history::{History, Replay};
-use super::log::{Excerpt, Log};
+use super::log::Log;
 use super::resume::{Entrance, Look};
 use super::worker::Audience;
 use super::{Batching, Hub, Listener, SessionNamed};
@@ -261,8 +261,7 @@ impl Feed {
     /// Lets someone in behind what it has read of the log: what has come since is given to it before.
     async fn enter(&mut self, entrance: Entrance) {
         self.hand_out().await;
-        let rest = entrance.behind.map_or_else(|| Some(Excerpt::default()), |behind| self.log.from(behind.number));
-        let Some(rest) = rest else { return entrance.refuse() };
+        let Some(rest) = entrance.rest(&mut self.log) else { return entrance.refuse() };
         let work = entrance.with(&rest, &self.now_at());
         let past = work.past.len() as u64;
         self.hub.shared.metrics.replayed(past.saturating_sub(1));

@@ -171,6 +171,11 @@ impl Log {
         Some(Position { offset, check })
     }
 
+    /// Whether a partition has been one line since the record with this number.
+    pub fn goes_on(&self, partition: Partition, number: u64) -> bool {
+        self.kept[partition.index()].since <= number
+    }
+
     /// All records from a number on; `None` if some of them are gone.
     pub fn from(&mut self, number: u64) -> Option<Excerpt> {
         let mut skipped = number.checked_sub(self.first)? as usize;
@@ -206,13 +211,16 @@ impl Log {
             self.close_open();
         }
         let Some(oldest) = self.closed.pop_front() else { return };
-        self.first += oldest.len() as u64;
-        for Record { message, place } in oldest.iter() {
+        for (number, Record { message, place }) in (self.first..).zip(oldest.iter()) {
             self.bytes -= cost(message);
             let reached = place.reached.map_or(0, |reached| reached.offset);
             let kept = &mut self.kept[place.partition.index()];
-            kept.whole_behind = kept.whole_behind.max(place.offset.max(reached));
+            // What is of a line that has ended says nothing of this one.
+            if number >= kept.since {
+                kept.whole_behind = kept.whole_behind.max(place.offset.max(reached));
+            }
         }
+        self.first += oldest.len() as u64;
     }
 }
 

@@ -20,6 +20,9 @@ use crate::place::{Partition, Position};
 use crate::protocol::{frame, json};
 use crate::topic::Pattern;
 
+/// Payload that someone is given on the way in, where it counts towards no limit. Who has more to come reads on first.
+const REST_BYTES_MAX: usize = 128 * 1024;
+
 /// What there is of what came behind a cursor.
 #[derive(Debug)]
 pub struct Look {
@@ -91,6 +94,18 @@ pub struct Entering {
 }
 
 impl Entrance {
+    /// What the log has of what it has not read yet. `None` if some of that is gone, or if it is so much that the client had
+    /// better take it at its own pace.
+    pub(super) fn rest(&self, log: &mut Log) -> Option<Excerpt> {
+        let Some(Behind { number, cursor }) = self.behind else { return Some(Excerpt::default()) };
+        if !self.wish.partitions().all(|partition| log.goes_on(partition, number)) {
+            return None;
+        }
+        let rest = log.from(number)?;
+        let bytes: usize = rest.wished(&self.wish, cursor).map(|record| record.message.payload.len()).sum();
+        (bytes <= REST_BYTES_MAX).then_some(rest)
+    }
+
     pub(super) fn refuse(self) {
         let _ = self.done.send(Err(Gone { expected: self.expected, last: self.last }));
     }

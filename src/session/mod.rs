@@ -167,7 +167,7 @@ impl Session {
 
     /// Whether it has ended, or is to.
     fn is_over(&self) -> bool {
-        self.has_ended() || self.is_leaving()
+        self.has_ended() || self.is_leaving() || self.outbox.phase() == Phase::Dead
     }
 
     /// Waits, within the session's task, until the outcome of every message is known.

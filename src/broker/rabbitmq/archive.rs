@@ -3,34 +3,32 @@
 //! It is read as the instance reads it, from some time before the place that is asked for, so that doubles are known and
 //! what overtook another comes in its order.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use deadpool_lapin::Object;
-use lapin::message::Delivery;
 use lapin::options::BasicQosOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::Settings;
 use super::beacon::Tickets;
 use super::connection::{Endpoints, discard};
 use super::hold::Hold;
 use super::intake::{Entry, Intake};
-use super::link::Trouble;
+use super::link::{Trouble, interval};
 use super::peers::Peers;
-use super::source::{PREFETCH, Source};
+use super::source::{Batch, PREFETCH, Source};
 use super::stream;
 use super::topology::Names;
-use super::{HOLD_TIMEOUTS, Settings};
 use crate::broker::{Arrivals, KeyBounds};
 use crate::instance::Incarnation;
 use crate::message::now_unix_ms;
 use crate::metrics::BrokerMetrics;
 use crate::place::{Delivered, Gap, Partition, Position, Scope};
 
-/// Who may read at the same time: each has a connection of its own, of some megabytes. Clients that were away for a short
-/// time need none.
-const READERS_MAX: usize = 8;
+/// Who may read at the same time. They share one connection; each may hold some hundred messages.
+const READERS_MAX: usize = 32;
 
 /// Batches that wait for who reads.
 const BATCHES_WAITING_MAX: usize = 4;
@@ -38,30 +36,58 @@ const BATCHES_WAITING_MAX: usize = 4;
 /// Clocks of the broker's hosts and ours may differ so much; else it is read without what was before.
 const CLOCKS_APART: Duration = Duration::from_secs(10);
 
+/// How long a message that is missing is waited for: what was published again comes soon, as nothing has to be waited for
+/// but reading.
+const HOLD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked for what was held for too long.
+const PATROL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Connections that broke at the same place over what they read, after which an entry is passed over; and in all.
+const UNREADABLE_MAX: u32 = 3;
+const BREAKS_MAX: u32 = 30;
+
 /// What the streams hold, for those who were away. A cheap handle.
 #[derive(Clone)]
 pub struct Archive {
     endpoints: Arc<Mutex<Endpoints>>,
+    /// While somebody reads.
+    connection: Arc<Mutex<Weak<Object>>>,
     readers: Arc<Semaphore>,
     names: Names,
     incarnation: Incarnation,
     message_bytes_max: usize,
     /// How long a publisher may take to repeat a message.
     look_back: Duration,
-    hold_patience: Duration,
     keys: KeyBounds,
+}
+
+/// One reading, however many connections it takes.
+struct Reading {
+    partition: Partition,
+    behind: Position,
+    /// How long ago that was given.
+    age: Duration,
+    /// The entry that was read last.
+    last: Option<u64>,
+    /// Whether the entry that it goes on from was met, or told to be gone.
+    is_found: bool,
+    /// Whether what comes next goes on from what was handed on before.
+    begins: bool,
+    intake: Intake,
+    deliveries: mpsc::Sender<Delivered>,
 }
 
 impl Archive {
     pub fn new(settings: &Settings, names: Names) -> Archive {
         Archive {
             endpoints: Arc::new(Mutex::new(Endpoints::new(settings, "reading back"))),
+            connection: Arc::default(),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
             names,
             incarnation: settings.incarnation.clone(),
             message_bytes_max: settings.message_bytes_max,
             look_back: settings.spool.age_max,
-            hold_patience: HOLD_TIMEOUTS * settings.publish_timeout,
             keys: settings.keys,
         }
     }
@@ -70,79 +96,95 @@ impl Archive {
     pub async fn read(&self, partition: Partition, behind: Position, age: Duration) -> mpsc::Receiver<Delivered> {
         let (deliveries, delivered) = mpsc::channel(BATCHES_WAITING_MAX);
         if let Ok(permit) = self.readers.clone().acquire_owned().await {
-            tokio::spawn(self.clone().serve(partition, behind, age, deliveries, permit));
+            let intake = self.intake(deliveries.clone());
+            let (last, is_found, begins) = (None, false, true);
+            let reading = Reading { partition, behind, age, last, is_found, begins, intake, deliveries };
+            tokio::spawn(self.clone().serve(reading, permit));
         }
         delivered
     }
 
-    async fn serve(
-        self,
-        partition: Partition,
-        behind: Position,
-        age: Duration,
-        deliveries: mpsc::Sender<Delivered>,
-        _permit: OwnedSemaphorePermit,
-    ) {
-        let connected = self.endpoints.lock().await.connect().await;
-        let outcome = match connected {
-            Ok(connection) => {
-                let outcome = self.read_over(&connection, partition, behind, age, deliveries).await;
-                discard(connection).await;
-                outcome
+    async fn serve(self, mut reading: Reading, _permit: OwnedSemaphorePermit) {
+        let (mut stuck, mut passed_over) = (0_u32, 0_u64);
+        for _ in 0..BREAKS_MAX {
+            let before = reading.last;
+            let outcome = match self.connect().await {
+                Ok(connection) => {
+                    let gone = reading.deliveries.clone();
+                    let outcome = tokio::select! {
+                        outcome = self.read_over(&connection, &mut reading, passed_over) => outcome,
+                        () = gone.closed() => Ok(()),
+                    };
+                    // The last one to read closes it.
+                    if let Some(connection) = Arc::into_inner(connection) {
+                        discard(connection).await;
+                    }
+                    outcome
+                }
+                Err(trouble) => Err(trouble),
+            };
+            let Err(trouble) = outcome else { return };
+            log::debug!("reading {} again broke: {trouble}", self.names.stream_of(reading.partition));
+            if !trouble.is_unreadable() {
+                return;
             }
-            Err(trouble) => Err(trouble),
-        };
-        if let Err(trouble) = outcome {
-            log::debug!("reading {} again ended: {trouble}", self.names.stream_of(partition));
+            // Another one who reads may have met it: who gets on has not.
+            if reading.last > before {
+                (stuck, passed_over) = (0, 0);
+            }
+            stuck += 1;
+            if stuck >= UNREADABLE_MAX {
+                passed_over += 1;
+                // What came before the place that is asked for was heard.
+                if reading.is_found && reading.tell_gap().await.is_err() {
+                    return;
+                }
+            }
         }
     }
 
-    async fn read_over(
-        &self,
-        connection: &Object,
-        partition: Partition,
-        behind: Position,
-        age: Duration,
-        deliveries: mpsc::Sender<Delivered>,
-    ) -> Result<(), Trouble> {
-        let back = (age + self.look_back + CLOCKS_APART).as_secs();
-        let since = AMQPValue::Timestamp((now_unix_ms() / 1000).saturating_sub(back));
-        let mut source = self.open(connection, partition, since).await?;
-        let mut batch = source.next().await?;
-        let first = batch.iter().flatten().next().and_then(stream::position);
-        if first.is_none_or(|first| first.offset > behind.offset) {
-            source.end().await?;
-            let from = AMQPValue::LongLongInt(i64::try_from(behind.offset).unwrap_or(i64::MAX));
-            source = self.open(connection, partition, from).await?;
-            batch = source.next().await?;
+    /// The connection that all who read share.
+    async fn connect(&self) -> Result<Arc<Object>, Trouble> {
+        let mut shared = self.connection.lock().await;
+        if let Some(connection) = shared.upgrade().filter(|connection| connection.status().connected()) {
+            return Ok(connection);
         }
-        let mut intake = self.intake(deliveries.clone());
-        let (mut begins, mut is_found) = (true, false);
+        let connection = Arc::new(self.endpoints.lock().await.connect().await?);
+        *shared = Arc::downgrade(&connection);
+        Ok(connection)
+    }
+
+    /// Reads on; ends only by trouble, or when nobody wants more.
+    async fn read_over(&self, connection: &Object, reading: &mut Reading, passed_over: u64) -> Result<(), Trouble> {
+        let mut source = self.begin(connection, reading, passed_over).await?;
+        let mut patrol = interval(PATROL_INTERVAL);
         loop {
-            let mut entries = Vec::with_capacity(batch.len());
-            let mut last_tag = 0;
-            for delivery in batch {
-                let delivery: Delivery = delivery?;
-                last_tag = delivery.delivery_tag;
-                let position = stream::position(&delivery);
-                if !is_found && position.is_some_and(|position| position.offset >= behind.offset) {
-                    is_found = true;
-                    if position != Some(behind) {
-                        let gap = Gap { scope: Scope::Everything, missing: None };
-                        let told = Delivered { gaps: vec![gap], ..Delivered::default() };
-                        deliveries.send(told).await.map_err(|_| nobody())?;
-                    }
-                }
-                entries.push(Entry { delivery, position });
-            }
-            intake.read_on(entries, partition, std::mem::take(&mut begins)).await?;
-            source.taken(last_tag).await?;
-            source.acknowledge().await?;
             tokio::select! {
-                next = source.next() => batch = next?,
-                () = deliveries.closed() => return Ok(()),
+                batch = source.next() => {
+                    let last_tag = reading.take(batch?).await?;
+                    source.taken(last_tag).await?;
+                    source.acknowledge().await?;
+                }
+                _ = patrol.tick() => reading.intake.patrol().await?,
             }
         }
+    }
+
+    /// Where reading begins: some time before the place that is asked for, or if that is not before it, there; or behind
+    /// what was read already.
+    async fn begin(&self, connection: &Object, reading: &Reading, passed_over: u64) -> Result<Source, Trouble> {
+        let offset = |offset: u64| AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX));
+        if let Some(last) = reading.last {
+            return self.open(connection, reading.partition, offset(last + 1 + passed_over)).await;
+        }
+        let back = (reading.age + self.look_back + CLOCKS_APART).as_secs();
+        let since = AMQPValue::Timestamp((now_unix_ms() / 1000).saturating_sub(back));
+        let mut early = self.open(connection, reading.partition, since.clone()).await?;
+        let first = early.next().await?.iter().flatten().next().and_then(stream::position);
+        early.end().await?;
+        let is_before = first.is_some_and(|first| first.offset <= reading.behind.offset);
+        let from = if is_before && passed_over == 0 { since } else { offset(reading.behind.offset + passed_over) };
+        self.open(connection, reading.partition, from).await
     }
 
     async fn open(&self, connection: &Object, partition: Partition, from: AMQPValue) -> Result<Source, Trouble> {
@@ -162,12 +204,43 @@ impl Archive {
             deliveries,
             (Peers::default(), Tickets::default()),
             Arrivals::new(self.keys, BrokerMetrics::default()),
-            Some(Hold::new(self.hold_patience)),
+            Some(Hold::new(HOLD_PATIENCE)),
             BrokerMetrics::default(),
         )
     }
 }
 
-fn nobody() -> Trouble {
-    Trouble::passing("nobody reads any more")
+impl Reading {
+    /// Hands a batch on; the answer is what to acknowledge.
+    async fn take(&mut self, batch: Batch) -> Result<u64, Trouble> {
+        let (mut entries, mut last_tag, mut trouble) = (Vec::with_capacity(batch.len()), 0, None);
+        for delivery in batch {
+            let delivery = match delivery {
+                Ok(delivery) => delivery,
+                Err(error) => {
+                    trouble = Some(Trouble::from(error));
+                    break;
+                }
+            };
+            last_tag = delivery.delivery_tag;
+            let position = stream::position(&delivery);
+            if let Some(position) = position.filter(|position| position.offset >= self.behind.offset)
+                && !std::mem::replace(&mut self.is_found, true)
+                && position != self.behind
+            {
+                self.tell_gap().await?;
+            }
+            self.last = position.map_or(self.last, |position| Some(position.offset));
+            entries.push(Entry { delivery, position });
+        }
+        self.intake.read_on(entries, self.partition, std::mem::take(&mut self.begins)).await?;
+        trouble.map_or(Ok(last_tag), Err)
+    }
+
+    /// Something behind the place that is asked for is gone.
+    async fn tell_gap(&mut self) -> Result<(), Trouble> {
+        let gap = Gap { scope: Scope::Everything, missing: None };
+        let told = Delivered { gaps: vec![gap], ..Delivered::default() };
+        self.deliveries.send(told).await.map_err(|_| Trouble::passing("nobody reads any more"))
+    }
 }
