@@ -3,9 +3,15 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use lapin::BasicProperties;
+use lapin::options::QueueDeleteOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use warren::broker::Delivery;
 use warren::config::Config;
+use warren::cursor::Cursor;
+use warren::place::{Partition, Position};
 
 use crate::contract::contract;
 use crate::support::broker::{Alien, Cluster, PrivateNode};
@@ -14,6 +20,7 @@ use crate::support::events::EventStream;
 use crate::support::instance::{Carrier, Instance, config};
 use crate::support::json::JsonClient;
 use crate::support::raw::{Raw, handshake_at};
+use crate::support::unreadable::publish_unreadable;
 
 contract! {
     who_was_away_goes_on_where_it_was
@@ -301,6 +308,10 @@ fn forgetful() -> Config {
     Config { resume_bytes_max: 1000, ..config() }
 }
 
+fn forgetful_stream() -> Config {
+    Config { delivery: Delivery::Stream, ..forgetful() }
+}
+
 async fn cursor_of_an_absence(instances: &[Instance], texts: &[&str]) -> Value {
     let mut speaker = instances[0].converse().await;
     let mut away = instances[0].converse().await;
@@ -333,8 +344,8 @@ async fn what_memory_has_no_more_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_memory_has_no_more_is_read_from_the_stream() {
     let cluster = Cluster::shared();
-    let carrier = Carrier::RabbitMq(cluster.clone(), Delivery::Stream);
-    let instances = [carrier.instance_with(forgetful()).await, carrier.instance_with(forgetful()).await];
+    let [one, two] = [forgetful_stream(), forgetful_stream()];
+    let instances = [Instance::join(one, &cluster).await, Instance::join(two, &cluster).await];
     let cursor = cursor_of_an_absence(&instances, &TEN).await;
     // What came by the broadcast's entrance is with the broadcast.
     let alien = Alien::connect(&cluster.url).await;
@@ -352,6 +363,124 @@ async fn what_memory_has_no_more_is_read_from_the_stream() {
         assert_eq!((own, others.len()), (TEN.map(str::to_owned).to_vec(), 10));
         back.heard_nothing_else().await;
     }
+}
+
+/// Everything from a cursor on, each text once, and whether it was told of a gap.
+async fn all_from(client: &mut JsonClient, wish: &Value, cursor: &Value) -> (Vec<String>, bool) {
+    let mut request = wish.clone();
+    (request["type"], request["since"]) = (json!("subscribe"), cursor.clone());
+    let id = client.request(request).await;
+    let mut answer = client.notice().await;
+    let is_told = answer["type"] == "gap";
+    while answer["type"] == "gap" {
+        answer = client.notice().await;
+    }
+    assert_eq!((&answer["type"], &answer["id"]), (&json!("ack"), &json!(id)), "{answer}");
+    let heard = client.heard_so_far().into_iter();
+    (heard.map(|message| message["text"].as_str().expect("a text").to_owned()).collect(), is_told)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_nobody_ever_reached_is_told_once_and_heard_from() {
+    let instance = Instance::start(config()).await;
+    let mut nowhere = Cursor::default();
+    Partition::all().for_each(|partition| nowhere.set(partition, Position { offset: 1_000_000, check: 7 }));
+    let mut client = instance.converse().await;
+    let wish = json!({"topics": ["a", "#.b"], "broadcast": true});
+    // That of the broadcast may be read yet, for all that is known.
+    let (heard, is_told) = all_from(&mut client, &wish, &json!(nowhere.to_string())).await;
+    assert_eq!((heard.len(), is_told), (0, true));
+    client.publish("a", "afterwards").await;
+    hears(&mut client, &["afterwards"]).await;
+    client.heard_nothing_else().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_stream_that_was_made_anew_one_goes_on_as_ever() {
+    let cluster = Cluster::shared();
+    let instance = Instance::join(forgetful_stream(), &cluster).await;
+    let mut speaker = instance.converse().await;
+    for text in TEN {
+        speaker.broadcast(text).await;
+    }
+    let alien = Alien::connect(&cluster.url).await;
+    let stream = cluster.stream();
+    alien.channel.queue_delete(stream.as_str().into(), QueueDeleteOptions::default()).await.expect("deleted");
+    let is_back = |status, body: &Value| status == 200 && body["broker"]["attachments"].as_u64() >= Some(2);
+    instance.answers("it is attached again", is_back).await;
+    let mut away = instance.converse().await;
+    let ack = away.granted(json!({"type": "subscribe", "broadcast": true})).await;
+    let mut speaker = instance.converse().await;
+    for text in TEN {
+        speaker.broadcast(text).await;
+    }
+    let mut back = instance.converse().await;
+    let (heard, _) = all_from(&mut back, &json!({"broadcast": true}), &ack["cursor"]).await;
+    assert_eq!(heard, TEN);
+}
+
+/// Its publisher is gone, so nobody says whether it will come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_message_that_never_comes_is_read_without_it() {
+    let cluster = Cluster::shared();
+    let instance = Instance::join(forgetful_stream(), &cluster).await;
+    let mut away = instance.converse().await;
+    let ack = away.granted(json!({"type": "subscribe", "broadcast": true})).await;
+    let alien = Alien::connect(&cluster.url).await;
+    for number in [1, 3] {
+        let mut headers = FieldTable::default();
+        headers.insert("x-warren-sequence".into(), AMQPValue::LongLongInt(number));
+        let properties = BasicProperties::default().with_app_id("somebody@1".into()).with_headers(headers);
+        alien.publish(&cluster.broadcast(), "", number.to_string().as_bytes(), properties).await;
+    }
+    let mut speaker = instance.converse().await;
+    for text in TEN {
+        speaker.broadcast(text).await;
+    }
+    // It waits here, too, and longer.
+    away.notice_of("gap").await;
+    let mut back = instance.converse().await;
+    let (mut heard, _) = all_from(&mut back, &json!({"broadcast": true}), &ack["cursor"]).await;
+    heard.sort_unstable();
+    let mut all: Vec<&str> = TEN.into_iter().chain(["1", "3"]).collect();
+    all.sort_unstable();
+    assert_eq!(heard, all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_again_is_passed_over_and_told() {
+    let node = PrivateNode::start("resume-unreadable").await;
+    let cluster = Cluster::at(node.url.clone());
+    let instance = Instance::join(forgetful_stream(), &cluster).await;
+    let mut away = instance.converse().await;
+    let ack = away.granted(json!({"type": "subscribe", "broadcast": true})).await;
+    let mut speaker = instance.converse().await;
+    speaker.broadcast("before").await;
+    publish_unreadable(&cluster.url, &cluster.broadcast()).await;
+    for text in TEN {
+        speaker.broadcast(text).await;
+    }
+    let expected: Vec<&str> = ["before"].into_iter().chain(TEN).collect();
+    for text in &expected {
+        assert_eq!(away.message_after_gaps().await["text"], json!(text));
+    }
+    let mut back = instance.converse().await;
+    let (heard, is_told) = all_from(&mut back, &json!({"broadcast": true}), &ack["cursor"]).await;
+    assert_eq!((heard, is_told), (expected.into_iter().map(str::to_owned).collect(), true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_come_back_at_once() {
+    const CLIENTS: usize = 40;
+    let cluster = Cluster::shared();
+    let instance = Instance::join(forgetful_stream(), &cluster).await;
+    let cursor = cursor_of_an_absence(std::slice::from_ref(&instance), &TEN).await;
+    let all = (0..CLIENTS).map(async |_| {
+        let mut back = instance.converse().await;
+        let (heard, is_told) = all_from(&mut back, &json!({"topics": ["a.*", "#"]}), &cursor).await;
+        assert_eq!((heard, is_told), (TEN.map(str::to_owned).to_vec(), false));
+    });
+    join_all(all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,7 +105,7 @@ impl Archive {
     }
 
     async fn serve(self, mut reading: Reading, _permit: OwnedSemaphorePermit) {
-        let (mut stuck, mut passed_over) = (0_u32, 0_u64);
+        let (mut stuck, mut passed_over, mut is_unreadable) = (0_u32, 0_u64, false);
         for _ in 0..BREAKS_MAX {
             let before = reading.last;
             let outcome = match self.connect().await {
@@ -125,15 +125,16 @@ impl Archive {
             };
             let Err(trouble) = outcome else { return };
             log::debug!("reading {} again broke: {trouble}", self.names.stream_of(reading.partition));
-            if !trouble.is_unreadable() {
-                return;
-            }
-            // Another one who reads may have met it: who gets on has not.
             if reading.last > before {
                 (stuck, passed_over) = (0, 0);
             }
             stuck += 1;
+            // What is done on a connection that just broke fails in many ways.
+            is_unreadable |= trouble.is_unreadable();
             if stuck >= UNREADABLE_MAX {
+                if !is_unreadable {
+                    return;
+                }
                 passed_over += 1;
                 // What came before the place that is asked for was heard.
                 if reading.is_found && reading.tell_gap().await.is_err() {
@@ -156,35 +157,48 @@ impl Archive {
 
     /// Reads on; ends only by trouble, or when nobody wants more.
     async fn read_over(&self, connection: &Object, reading: &mut Reading, passed_over: u64) -> Result<(), Trouble> {
-        let mut source = self.begin(connection, reading, passed_over).await?;
+        let (mut source, mut first) = self.begin(connection, reading, passed_over).await?;
         let mut patrol = interval(PATROL_INTERVAL);
         loop {
-            tokio::select! {
-                batch = source.next() => {
-                    let last_tag = reading.take(batch?).await?;
-                    source.taken(last_tag).await?;
-                    source.acknowledge().await?;
-                }
-                _ = patrol.tick() => reading.intake.patrol().await?,
-            }
+            let batch = match first.take() {
+                Some(first) => first,
+                None => tokio::select! {
+                    batch = source.next() => batch?,
+                    _ = patrol.tick() => {
+                        reading.intake.patrol().await?;
+                        continue;
+                    }
+                },
+            };
+            let last_tag = reading.take(batch).await?;
+            source.taken(last_tag).await?;
+            source.acknowledge().await?;
         }
     }
 
     /// Where reading begins: some time before the place that is asked for, or if that is not before it, there; or behind
     /// what was read already.
-    async fn begin(&self, connection: &Object, reading: &Reading, passed_over: u64) -> Result<Source, Trouble> {
+    async fn begin(
+        &self,
+        connection: &Object,
+        reading: &Reading,
+        passed_over: u64,
+    ) -> Result<(Source, Option<Batch>), Trouble> {
         let offset = |offset: u64| AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX));
         if let Some(last) = reading.last {
-            return self.open(connection, reading.partition, offset(last + 1 + passed_over)).await;
+            return Ok((self.open(connection, reading.partition, offset(last + 1 + passed_over)).await?, None));
         }
         let back = (reading.age + self.look_back + CLOCKS_APART).as_secs();
         let since = AMQPValue::Timestamp((now_unix_ms() / 1000).saturating_sub(back));
-        let mut early = self.open(connection, reading.partition, since.clone()).await?;
-        let first = early.next().await?.iter().flatten().next().and_then(stream::position);
+        let mut early = self.open(connection, reading.partition, since).await?;
+        let batch = early.next().await?;
+        let first = batch.iter().flatten().next().and_then(stream::position);
+        if first.is_none_or(|first| first.offset <= reading.behind.offset) {
+            return Ok((early, Some(batch)));
+        }
         early.end().await?;
-        let is_before = first.is_some_and(|first| first.offset <= reading.behind.offset);
-        let from = if is_before && passed_over == 0 { since } else { offset(reading.behind.offset + passed_over) };
-        self.open(connection, reading.partition, from).await
+        let there = offset(reading.behind.offset + passed_over);
+        Ok((self.open(connection, reading.partition, there).await?, None))
     }
 
     async fn open(&self, connection: &Object, partition: Partition, from: AMQPValue) -> Result<Source, Trouble> {

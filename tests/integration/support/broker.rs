@@ -17,7 +17,6 @@ use warren::config::{BrokerChoice, Config};
 use warren::place::TOPIC_PARTITIONS;
 
 /// The exchanges of one test, under a prefix of its own so that all tests run side by side. Its drop removes them.
-#[derive(Clone)]
 pub struct Cluster {
     pub url: String,
     pub prefix: String,

@@ -120,6 +120,35 @@ impl JsonClient {
         }
     }
 
+    /// What has come and was not asked for yet.
+    pub fn heard_so_far(&mut self) -> Vec<Value> {
+        self.heard.drain(..).collect()
+    }
+
+    /// The next notice of this type; messages before it are kept, others passed over.
+    pub async fn notice_of(&mut self, kind: &str) -> Value {
+        loop {
+            let notice = self.notice().await;
+            if notice["type"] == kind {
+                return notice;
+            }
+        }
+    }
+
+    /// The next message, whatever gaps are told before it.
+    pub async fn message_after_gaps(&mut self) -> Value {
+        if let Some(message) = self.heard.pop_front() {
+            return message;
+        }
+        loop {
+            let told = parsed(&self.client.receive().await);
+            if told["type"] != "gap" {
+                assert_eq!(told["type"], "message", "{told}");
+                return told;
+            }
+        }
+    }
+
     /// Passes over what has come so far.
     pub fn forget(&mut self) {
         self.heard.clear();
