@@ -21,6 +21,7 @@ static TEMPLATE: LazyLock<String> = LazyLock::new(|| {
         include_str!("../../templates/page/messages.js"),
         include_str!("../../templates/page/topics.js"),
         include_str!("../../templates/page/publish.js"),
+        include_str!("../../templates/page/backends.js"),
     );
     let markup = include_str!("../../templates/index.html").replace("{{version}}", env!("CARGO_PKG_VERSION"));
     markup.replace("{{style}}", include_str!("../../templates/page/style.css")).replace("{{script}}", script)

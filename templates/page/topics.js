@@ -15,7 +15,7 @@ const topicDesk = Object.fromEntries([
 const topics = {
   joined: new Map(),         // each topic or pattern in its one form: "new", "joined" once acknowledged, "lost" with its session
   cursor: null,              // of what came last; the place of all that was ever acknowledged, where the server gives cursors
-  asked: new Map(),          // by request id: { type, patterns, since }
+  asked: new Map(),          // by request id: { type, patterns, since }, the last two of a subscription
   goesOn: false,             // what was lost is asked for from the cursor on; until that is granted nothing else is asked for
   requests: 0,
   socket: null,
@@ -159,6 +159,7 @@ function forgetTopicSession() {
   topics.socket = null;
   topics.openedAt = null;
   topics.goesOn = false;
+  if ([...topics.asked.values()].some(({ type }) => type === "send")) backendsLost();
   topics.asked.clear();
 }
 
@@ -174,8 +175,9 @@ function noticeArrived({ data }) {
   else if (notice.type === "error") refused(notice);
 }
 
-function heardMessage({ topic, id, text, base64 }) {
-  return { data: base64 === undefined ? text : bytesOf(base64), at: new Date(), topic: topic ?? "broadcast", id };
+function heardMessage({ topic, direct, id, text, base64 }) {
+  const origin = topic ?? (direct ? "to this page alone" : "broadcast");
+  return { data: base64 === undefined ? text : bytesOf(base64), at: new Date(), topic: origin, id };
 }
 
 function bytesOf(base64) {
@@ -189,9 +191,10 @@ function describeGap({ scope, missing }) {
   return `${counted(missing)} ${missing === 1 ? "message" : "messages"}${of} ${missing === 1 ? "is" : "are"} missing here.`;
 }
 
-function granted({ id }) {
+function granted({ id, message_id }) {
   const asked = topics.asked.get(id);
   topics.asked.delete(id);
+  if (asked?.type === "send") backendTook({ message_id });
   if (asked?.type !== "subscribe") return;
   // What was left meanwhile, and joined anew, is asked for again behind this.
   const state = asked.since === undefined ? "new" : "lost";
@@ -209,6 +212,7 @@ function granted({ id }) {
 function refused({ id, code, message }) {
   const asked = topics.asked.get(id);
   topics.asked.delete(id);
+  if (asked?.type === "send") backendRefused({ code, message });
   if (asked?.type !== "subscribe") return;
   if (asked.since !== undefined) {
     refusedToGoOn(code, message);

@@ -3,12 +3,13 @@
 use fantoccini::key::Key;
 use serde_json::json;
 
+use crate::support::backend::{Backend, Language};
 use crate::support::broker::Cluster;
 use crate::support::browser::Browser;
 use crate::support::client::Client;
 use crate::support::post::{notify, post_json, published};
 use crate::support::process::{Directory, Process, Signal, Warren, free_port};
-use crate::support::sessions_become;
+use crate::support::{eventually, sessions_become};
 
 #[tokio::test]
 async fn without_a_topic_the_page_is_a_plain_session() {
@@ -216,6 +217,39 @@ async fn what_the_form_and_its_curl_line_publish_reaches_a_window_on_the_other_i
     assert_eq!(bob.text_of("#messages .topic").await, "orders.17");
     assert!(ended.stdout.contains(&bob.text_of("#messages .id").await), "{ended:?}");
     assert_eq!(browser.console().await, [""; 0]);
+}
+
+/// From one window to one of two backends, and back to both.
+#[tokio::test]
+async fn what_a_page_asks_one_backend_answers_for_all_to_see() {
+    let cluster = Cluster::shared();
+    let (one, two) = (Warren::join(&cluster, &[]).await, Warren::join(&cluster, &[]).await);
+    let _backends = [
+        Backend::start(Language::Rust, &cluster, "first", 0).await,
+        Backend::start(Language::Rust, &cluster, "second", 0).await,
+    ];
+    let browser = Browser::start().await;
+    let ann = browser.open(&one.url()).await;
+    let bob = browser.open_another(&two.url()).await;
+    ann.is("open").await;
+    ann.clicks(".publish + .publish summary").await;
+    ann.clicks("#ask-now").await;
+    ann.says("#ask-result", "Join a topic first").await;
+    for window in [&ann, &bob] {
+        window.joins("answers", 1).await;
+    }
+    ann.writes("#ask-message", "who is there?").await;
+    ann.clicks("#ask-now").await;
+    ann.says("#ask-result", "A group of backends has it: ").await;
+    let of_answer = "[...document.querySelectorAll('#messages li')].filter((one) => one.textContent.includes('who is there?')).length";
+    eventually(
+        "both windows show what one backend said to all, and the asking one what it was told alone",
+        async || ann.value(of_answer).await == 2 && bob.value(of_answer).await == 1,
+    )
+    .await;
+    ann.writes("#ask-destination", "nowhere").await;
+    ann.clicks("#ask-now").await;
+    ann.says("#ask-result", "Not sent: ").await;
 }
 
 #[tokio::test]
