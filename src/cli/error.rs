@@ -16,8 +16,8 @@ pub enum Error {
     Output(io::Error),
     #[error("a message has at most {0} bytes")]
     TooLarge(usize),
-    #[error("cannot connect to {address}: {source}")]
-    Unreachable { address: String, source: io::Error },
+    #[error("cannot connect to {address}: {reason}")]
+    Unreachable { address: String, reason: io::Error },
     #[error("no connection to {address} within {} s", .timeout.as_secs_f64())]
     NoConnection { address: String, timeout: Duration },
     #[error("no answer within {} s: it is not known whether the message was published", .0.as_secs_f64())]
@@ -29,8 +29,8 @@ pub enum Error {
     Refused { status: StatusCode, reason: String },
     #[error("{0} is not what Warren answers")]
     NotWarren(String),
-    #[error("line {number}: {source}")]
-    Line { number: u64, source: Box<Error> },
+    #[error("line {number}: {reason}")]
+    Line { number: u64, reason: Box<Error> },
 }
 
 impl Error {

@@ -38,7 +38,7 @@ async fn publish_lines(publishing: &Publishing) -> Result<(), Error> {
         let published = publish(publishing, &line).await;
         published.map_err(|source| match source {
             Error::Output(error) => Error::Output(error),
-            source => Error::Line { number, source: Box::new(source) },
+            source => Error::Line { number, reason: Box::new(source) },
         })?;
     }
     Ok(())

@@ -78,7 +78,7 @@ impl Server {
     ) -> Result<Response<Incoming>, Error> {
         let connecting = tokio::time::timeout(timeout, TcpStream::connect(self.address())).await;
         let connected = connecting.map_err(|_| Error::NoConnection { address: self.address(), timeout })?;
-        let stream = connected.map_err(|source| Error::Unreachable { address: self.address(), source })?;
+        let stream = connected.map_err(|reason| Error::Unreachable { address: self.address(), reason })?;
         let asking = self.ask_on(stream, method, path, ask);
         tokio::time::timeout(timeout, asking).await.map_err(|_| Error::NoAnswer(timeout))?
     }
