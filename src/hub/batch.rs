@@ -10,7 +10,7 @@ use super::format::Wanted;
 use super::frames::{About, Encoded, Frames};
 use crate::cursor::Cursor;
 use crate::instance::Incarnation;
-use crate::message::{Message, PayloadKind};
+use crate::message::{Message, PayloadKind, now_unix_ms};
 use crate::protocol::deflate::Deflater;
 use crate::protocol::{frame, json};
 
@@ -71,6 +71,9 @@ impl Batch {
             encoding.add(kind, payload, if deflates { deflater.deflate(payload) } else { None });
         };
         let wanted = if self.is_placed { wanted.placed() } else { wanted.unplaced() };
+        // One text in all forms.
+        let stamped = wanted.some_placed().then(|| at.at(now_unix_ms()));
+        let at = stamped.as_ref().unwrap_or(at);
         if wanted.json || wanted.events {
             json::encode_message(message, at, json);
         }

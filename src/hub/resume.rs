@@ -15,7 +15,7 @@ use super::wish::Wish;
 use super::{Format, Hub, Listener, Membership};
 use crate::cursor::Cursor;
 use crate::interest::Interest;
-use crate::message::PayloadKind;
+use crate::message::{PayloadKind, now_unix_ms};
 use crate::place::{Partition, Position};
 use crate::protocol::{frame, json};
 use crate::topic::Pattern;
@@ -124,6 +124,7 @@ impl Entrance {
 
 /// A message of the past for one client, which has heard everything up to `cursor`, and then this.
 pub fn encode(record: &Record, format: Format, cursor: &mut Cursor) -> Bytes {
+    *cursor = cursor.at(now_unix_ms());
     if let Some(reached) = record.place.reached {
         cursor.set(record.place.partition, reached);
     }

@@ -289,9 +289,9 @@ impl PublishingLink {
         self.metrics.republished(u64::from(entry.handed_over > 0));
         let (exchange, key) = envelope::address(&self.names, &entry.message.target);
         let properties = envelope::properties(&entry.message, &self.incarnation, entry.number);
-        // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells. But nobody has to be
-        // interested in a topic.
-        let mandatory = !matches!(entry.message.target, Target::Topic(_));
+        // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells. (For a moment after a restart
+        // that is so of a stream that is not back yet.) But nobody has to be interested in a topic that is kept nowhere.
+        let mandatory = self.streams || !matches!(entry.message.target, Target::Topic(_));
         let options = BasicPublishOptions { mandatory, ..Default::default() };
         let (channel, payload) = (channel.clone(), entry.message.payload.clone());
         async move { channel.basic_publish(exchange, key, options, &payload, properties).await }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::request::{Refusal, RequestId};
 use crate::cursor::Cursor;
-use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
+use crate::message::{Message, MessageId, PayloadKind, Target};
 use crate::place::{Gap, Partition, Scope};
 use crate::protocol::{events, frame};
 
@@ -194,7 +194,7 @@ pub fn encode_event(message: &Message, at: &Cursor, data: &[u8], out: &mut Bytes
 }
 
 fn cursor(at: &Cursor) -> Option<Cow<'static, str>> {
-    (!at.is_empty()).then(|| at.at(now_unix_ms()).to_string().into())
+    (!at.is_empty()).then(|| at.to_string().into())
 }
 
 /// What lies outside the years of RFC 3339 is told as the last moment of them: a foreign publisher may claim any time.
