@@ -182,7 +182,7 @@ impl Intake {
     /// The keys that come from now on beside those of `kept`, and a ticket that was asked for since they do.
     pub fn follow(&mut self, new: &HashSet<TopicKey>, ticket: u64, kept: impl Fn(TopicKey) -> bool) {
         for key in new {
-            self.tracker.forget(&Route::Key(*key));
+            self.tracker.rebase(&Route::Key(*key));
             self.keys.insert(*key, Some(ticket));
         }
         self.keys.retain(|key, _| new.contains(key) || kept(*key));

@@ -105,6 +105,8 @@ struct Heard {
     missing: VecDeque<RangeInclusive<u64>>,
     /// The last implausible number, and how many there were in a row.
     implausible: (u64, u8),
+    /// The next number ahead is a baseline: see [`Tracker::rebase`].
+    is_rebased: bool,
 }
 
 impl Heard {
@@ -153,6 +155,10 @@ impl Tracker {
         if number <= last.number {
             return if last.fill(number) { Rank::Late } else { Rank::Double };
         }
+        if std::mem::replace(&mut last.is_rebased, false) {
+            last.number = number;
+            return Rank::Expected;
+        }
         let missing = number - last.number - 1;
         if missing > GAP_MAX && !last.believes(number) {
             return Rank::Implausible;
@@ -171,7 +177,7 @@ impl Tracker {
         let last = self.heard.get(incarnation).and_then(|routes| routes.get(route));
         last.is_some_and(|last| {
             let ahead = number > last.number + 1 && number - last.number - 1 <= GAP_MAX;
-            ahead && last.interruptions == self.interruptions
+            ahead && last.interruptions == self.interruptions && !last.is_rebased
         })
     }
 
@@ -186,6 +192,10 @@ impl Tracker {
             self.remember(incarnation, route, number);
             return 0;
         };
+        if number >= last.number && std::mem::replace(&mut last.is_rebased, false) {
+            last.number = number;
+            return 0;
+        }
         let missing = number.saturating_sub(last.number);
         if missing == 0 || missing > GAP_MAX && !last.believes(number) {
             return 0;
@@ -194,6 +204,12 @@ impl Tracker {
         last.skip_to(number + 1);
         last.number = number;
         missing
+    }
+
+    /// What was sent on a route for some time was not meant to come: what comes next is a baseline again, but what was heard
+    /// before stays known.
+    pub fn rebase(&mut self, route: &Route) {
+        self.heard.values_mut().filter_map(|routes| routes.get_mut(route)).for_each(|heard| heard.is_rebased = true);
     }
 
     /// What was known of a route, whoever publishes on it: what comes next is a baseline again.
@@ -218,7 +234,8 @@ impl Tracker {
         }
         self.routes += 1;
         let (at, interruptions) = (self.now, self.interruptions);
-        let heard = Heard { number, at, interruptions, missing: VecDeque::new(), implausible: (0, 0) };
+        let heard =
+            Heard { number, at, interruptions, missing: VecDeque::new(), implausible: (0, 0), is_rebased: false };
         self.heard.entry(incarnation.into()).or_default().insert(route.clone(), heard);
     }
 
@@ -346,6 +363,20 @@ mod tests {
         assert_eq!(tracker.place("y", &Route::Broadcast, 1), Rank::Expected);
         assert_eq!(tracker.place("x", &topic("a"), 1), Rank::Expected);
         assert_eq!(tracker.place("x", &Route::Broadcast, 8), Rank::Expected);
+    }
+
+    #[test]
+    fn a_route_that_did_not_come_for_some_time_has_a_new_baseline_and_its_doubles_are_known() {
+        let mut tracker = Tracker::default();
+        assert_eq!(["x", "y"].map(|publisher| tracker.place(publisher, &topic("a"), 5)), [Rank::Expected; 2]);
+        tracker.rebase(&topic("a"));
+        assert!(!tracker.is_ahead("x", &topic("a"), 9));
+        assert_eq!(
+            [5, 9, 9, 8].map(|number| tracker.place("x", &topic("a"), number)),
+            [Rank::Double, Rank::Expected, Rank::Double, Rank::Double]
+        );
+        assert_eq!(tracker.place("x", &topic("a"), 11), Rank::AfterGap(1));
+        assert_eq!((tracker.reached("y", &topic("a"), 7), tracker.reached("y", &topic("a"), 8)), (0, 1));
     }
 
     #[test]
