@@ -167,10 +167,6 @@ impl Expected {
             self.interest.in_force(pattern).await;
         }
     }
-
-    pub fn patterns(&self) -> &[Pattern] {
-        &self.patterns
-    }
 }
 
 impl Drop for Expected {

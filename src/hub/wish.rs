@@ -7,13 +7,15 @@ use crate::place::Partition;
 use crate::topic::{Pattern, Topic};
 
 /// The broadcast, topics, or both.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Wish {
     pub broadcast: bool,
     /// By name.
     topics: HashSet<Topic>,
     /// With wildcards.
     patterns: Vec<Pattern>,
+    /// By partition, whether something of it may be there.
+    partitions: [bool; Partition::COUNT],
 }
 
 impl Wish {
@@ -25,7 +27,11 @@ impl Wish {
                 None => others.push(pattern.clone()),
             }
         }
-        Wish { broadcast, topics, patterns: others }
+        // What programs publish to a topic by the broadcast's entrance is with the broadcast.
+        let mut partitions = [!others.is_empty(); Partition::COUNT];
+        partitions[Partition::BROADCAST.index()] = true;
+        topics.iter().for_each(|topic| partitions[Partition::of(topic).index()] = true);
+        Wish { broadcast, topics, patterns: others, partitions }
     }
 
     pub fn includes(&self, target: &Target) -> bool {
@@ -38,12 +44,9 @@ impl Wish {
         }
     }
 
-    /// Where it may be. What programs publish to a topic by the broadcast's entrance is with the broadcast.
-    pub fn partitions(&self) -> impl Iterator<Item = Partition> {
-        Partition::all().filter(|partition| {
-            *partition == Partition::BROADCAST
-                || !self.patterns.is_empty()
-                || self.topics.iter().any(|topic| Partition::of(topic) == *partition)
-        })
+    /// Where it may be.
+    pub fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
+        let partitions = self.partitions;
+        Partition::all().filter(move |partition| partitions[partition.index()])
     }
 }

@@ -106,6 +106,11 @@ impl Session {
         if self.is_over() { Err(NotNow::Over) } else { Ok(()) }
     }
 
+    /// Sends one message of the past.
+    fn give(&self, record: &Record, cursor: &mut Cursor) {
+        self.outbox.replay(&[encode(record, self.format, cursor)]);
+    }
+
     fn waits_for_much(&self) -> bool {
         self.outbox.waiting_bytes() >= WAITING_BYTES_MAX
     }
@@ -152,16 +157,16 @@ impl CatchUp<'_> {
 
     /// Gives what the log has. False if there was no room for all.
     fn give_all(&mut self, look: &Look) -> bool {
-        let wish = self.wish.clone();
-        for record in look.excerpt.wished(&wish, self.cursor) {
-            self.give(record);
-            if self.session.waits_for_much() {
+        let CatchUp { session, wish, cursor, .. } = self;
+        for record in look.excerpt.wished(wish, *cursor) {
+            session.give(record, cursor);
+            if session.waits_for_much() {
                 return false;
             }
         }
-        for partition in self.wish.partitions() {
+        for partition in wish.partitions() {
             if let Some(position) = look.at.position(partition) {
-                self.cursor.set(partition, position);
+                cursor.set(partition, position);
             }
         }
         true
@@ -169,8 +174,7 @@ impl CatchUp<'_> {
 
     /// Sees to it that what came behind the cursor is in the log, or told to be gone.
     async fn prepare(&mut self, look: &Look, began: Instant) -> Result<Step, NotNow> {
-        let partitions: Vec<Partition> = self.wish.partitions().collect();
-        for partition in partitions {
+        for partition in self.wish.partitions() {
             let Some(position) = self.cursor.position(partition) else {
                 // The client has not listened there: it begins now.
                 self.begin(partition, look.at.position(partition));
@@ -223,7 +227,7 @@ impl CatchUp<'_> {
                 if !record.is_behind(&self.cursor) || !self.wish.includes(&record.message.target) {
                     continue;
                 }
-                self.give(&record);
+                self.session.give(&record, &mut self.cursor);
                 if self.session.waits_for_much() && timeout(ROOM_PATIENCE, self.session.has_room()).await.is_err() {
                     // Others may want to read.
                     drop(kept);
@@ -245,11 +249,6 @@ impl CatchUp<'_> {
 
     fn offset(&self, partition: Partition) -> u64 {
         self.cursor.position(partition).map_or(0, |position| position.offset)
-    }
-
-    /// Sends one message of the past.
-    fn give(&mut self, record: &Record) {
-        self.session.outbox.replay(&[encode(record, self.session.format, &mut self.cursor)]);
     }
 
     /// What the client has not heard of a partition is gone. A plain session cannot be told, and ends.

@@ -145,6 +145,14 @@ impl Channels {
     }
 }
 
+/// How the broker refuses a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// Nobody is bound to receive it.
+    Returned,
+    Nacked,
+}
+
 struct PublishingLink {
     names: Names,
     incarnation: Incarnation,
@@ -189,7 +197,7 @@ impl PublishingLink {
             tokio::select! {
                 biased;
                 event = events.next() => self.note(event)?,
-                settled = poll_fn(|cx| self.outstanding.poll_settled(cx)) => self.settle(settled?, spool),
+                settled = poll_fn(|cx| self.outstanding.poll_settled(cx)) => self.settle_to_instances(settled?, spool),
                 settled = poll_fn(|cx| self.to_backends.poll_settled(cx)) => self.settle_to_backends(settled?, spool),
                 moved = self.around.gate.moved() => {
                     if moved == (Moved::Opened { lost: true }) {
@@ -327,7 +335,9 @@ impl PublishingLink {
         self.outstanding.begin(writing, None, Instant::now() + self.timeout);
     }
 
-    fn settle(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+    /// What the broker has is settled; what it refused is the answer.
+    fn settle(&self, settled: Vec<Settled>, spool: &mut Spool) -> Vec<(Entry, Refused)> {
+        let mut refused = Vec::new();
         for (entry, confirmation) in settled {
             match confirmation {
                 Confirmation::Ack(None) => {
@@ -336,33 +346,35 @@ impl PublishingLink {
                 }
                 Confirmation::Ack(Some(_returned)) => {
                     self.metrics.returned(1);
-                    self.around.unroutable.notify_one();
-                    self.refused.push(entry);
+                    refused.push((entry, Refused::Returned));
                 }
                 Confirmation::Nack(_) | Confirmation::NotRequested => {
                     self.metrics.nacked(1);
-                    self.refused.push(entry);
+                    refused.push((entry, Refused::Nacked));
                 }
             }
         }
+        refused
     }
 
-    fn settle_to_backends(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
-        for (entry, confirmation) in settled {
-            match confirmation {
-                Confirmation::Ack(None) => {
-                    self.metrics.confirmed(1);
-                    spool.confirm(entry);
-                }
-                Confirmation::Ack(Some(_returned)) => {
-                    self.metrics.returned(1);
-                    refuse(entry, NotAccepted::NoBackend);
-                }
-                Confirmation::Nack(_) | Confirmation::NotRequested => {
-                    self.metrics.nacked(1);
-                    refuse(entry, NotAccepted::QueueFull);
-                }
+    /// What instances are to hear is published again, whatever it was refused for.
+    fn settle_to_instances(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+        for (entry, refused) in self.settle(settled, spool) {
+            if refused == Refused::Returned {
+                self.around.unroutable.notify_one();
             }
+            self.refused.push(entry);
+        }
+    }
+
+    /// Of what backends are to hear, the sender is told.
+    fn settle_to_backends(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+        for (entry, refused) in self.settle(settled, spool) {
+            let why = match refused {
+                Refused::Returned => NotAccepted::NoBackend,
+                Refused::Nacked => NotAccepted::QueueFull,
+            };
+            refuse(entry, why);
         }
     }
 
