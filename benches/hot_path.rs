@@ -15,7 +15,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use lapin::message::Delivery;
 use tokio::sync::mpsc;
 use warren::broker::rabbitmq::{Names, envelope};
-use warren::hub::{Batching, Format, Frames, HistoryLimits, Hub, Listener, Membership, Seat};
+use warren::hub::{Batching, Format, Frames, HistoryLimits, Hub, Listener, Membership, Post, Seat};
 use warren::instance::{Incarnation, InstanceName};
 use warren::interest::Interest;
 use warren::message::{Message, MessageIds, PayloadKind, Target};
@@ -86,6 +86,7 @@ fn fan_out(criterion: &mut Criterion) {
         resume_bytes_max: 0,
         looks_back: Arc::new(|| false),
         session_named: Arc::new(|_| None),
+        post: Post::default(),
     };
     runtime.spawn(hub.clone().run(batching, delivered));
     let payload = Bytes::from(vec![b'x'; 128]);

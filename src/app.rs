@@ -177,6 +177,7 @@ impl App {
             resume_bytes_max: if resumption(&self.config).is_ok() { self.config.resume_bytes_max } else { 0 },
             looks_back: Arc::new(move || link.borrow().attachments == 0),
             session_named: self.session_named(sessions),
+            post: hub::Post::default(),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod hub;
 
 pub mod close;
 pub mod cursor;
+pub mod identity;
 pub mod inbound;
 pub mod instance;
 pub mod interest;
@@ -32,6 +33,7 @@ pub mod place;
 pub mod stop;
 pub mod terms;
 pub mod topic;
+pub mod user;
 
 #[cfg(test)]
 mod fuzzing;

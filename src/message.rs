@@ -11,6 +11,7 @@ use crate::inbound::{Inbound, SessionName};
 use crate::instance::{Incarnation, InstanceName};
 use crate::terms::{Fingerprint, Terms};
 use crate::topic::Topic;
+use crate::user::{GroupName, UserName};
 
 /// Whether a payload is text or binary: the two kinds of a WebSocket data message (RFC 6455 §5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,16 @@ pub enum Target {
     Session(SessionName),
     /// One member of each group of backends that wants what comes to the destination.
     Backends(Arc<Inbound>),
+    /// The user's mailbox: kept until somebody has acknowledged it.
+    User(UserName),
+    /// The mailbox of everyone in the group.
+    Group(GroupName),
+    /// The sessions that a user has on one instance. Kept nowhere.
+    UserAt(InstanceName, UserName),
+    /// Every instance itself, and none of its sessions.
+    Peers,
+    /// One instance itself.
+    Peer(InstanceName),
 }
 
 /// A message's identity, given by its publisher and kept by every copy of it. At most 255 bytes (an AMQP short string).

@@ -5,6 +5,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::message::Target;
+use crate::user::UserName;
 
 /// Bytes of an idempotency key: room for any identifier, and it fits an AMQP short string.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 200;
@@ -16,6 +17,10 @@ pub struct Terms {
     pub idempotency_key: Option<IdempotencyKey>,
     /// After this it is of no use to anybody, in milliseconds of Unix time.
     pub expires_ms: Option<u64>,
+    /// The user who says it.
+    pub from: Option<UserName>,
+    /// What it is about, by which a user may ask for it ([`crate::broker::Mailboxes::take`]).
+    pub subject: Option<Box<str>>,
 }
 
 /// A publisher's own name for a message: 1 to 200 visible characters of ASCII.
@@ -60,6 +65,10 @@ impl IdempotencyKey {
             Target::Instance(name) => ("instance", name.as_str()),
             Target::Session(name) => ("session", name.as_str()),
             Target::Backends(inbound) => ("backends", inbound.destination.routing_key()),
+            Target::User(user) | Target::UserAt(_, user) => ("user", user.as_str()),
+            Target::Group(group) => ("group", group.as_str()),
+            Target::Peers => ("peers", ""),
+            Target::Peer(name) => ("peer", name.as_str()),
         };
         // None of the parts can have a line feed.
         let digest = Sha256::digest(format!("{kind}\n{name}\n{}", self.as_str()));

@@ -80,7 +80,7 @@ mod tests {
 
     fn message(key: Option<&str>, expires_ms: Option<u64>) -> Message {
         let idempotency_key = key.map(|key| IdempotencyKey::parse(key).unwrap());
-        let terms = Some(Arc::new(Terms { idempotency_key, expires_ms }));
+        let terms = Some(Arc::new(Terms { idempotency_key, expires_ms, ..Terms::default() }));
         let (target, payload) = (Target::Broadcast, "x".into());
         Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, terms, payload }
     }

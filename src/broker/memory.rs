@@ -64,7 +64,7 @@ impl MemoryExchange {
 
     /// The next place of a message; none for what nobody can ask for again. One that is withdrawn leaves its place empty.
     fn place(&self, target: &Target) -> Option<Position> {
-        if let Target::Instance(_) = target {
+        if !matches!(target, Target::Broadcast | Target::Topic(_)) {
             return None;
         }
         let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);

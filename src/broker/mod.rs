@@ -1,6 +1,7 @@
 //! Carrying messages between instances. A broker knows neither users nor sessions nor what a message means.
 
 mod arrivals;
+mod mailboxes;
 pub mod memory;
 pub mod rabbitmq;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 pub use arrivals::{Arrivals, KeyBounds};
+pub use mailboxes::{LETTERS_UNACKNOWLEDGED_MAX, Letter, Mailboxes};
 
 use crate::message::Message;
 use crate::place::{Delivered, Partition, Position};
@@ -111,6 +113,12 @@ pub enum NotAccepted {
     QueueFull,
     #[error("there are no backends: the server runs without RabbitMQ")]
     WithoutBackends,
+    #[error("the mailbox is full, or that of a member: others may have it")]
+    MailboxFull,
+    #[error("nobody belongs to the group")]
+    NoMembers,
+    #[error("the instance is gone")]
+    NoInstance,
 }
 
 /// Who wants to know what became of a message.

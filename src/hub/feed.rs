@@ -20,7 +20,7 @@ use super::history::{History, Replay};
 use super::log::Log;
 use super::resume::{Entrance, Look};
 use super::worker::Audience;
-use super::{Batching, Hub, Listener, SessionNamed};
+use super::{Batching, Hub, Listener, Post, SessionNamed};
 use crate::cursor::Cursor;
 use crate::inbound::SessionName;
 use crate::instance::InstanceName;
@@ -75,6 +75,7 @@ pub struct Feed {
     coalesce: Duration,
     looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
     session_named: SessionNamed,
+    post: Post,
     /// When the newest message of the history was heard.
     heard: Option<Instant>,
     /// When the batches are handed out at the latest; `None` while they are empty.
@@ -83,8 +84,16 @@ pub struct Feed {
 
 impl Feed {
     pub fn new(hub: Hub, asked: mpsc::UnboundedReceiver<Asked>, batching: Batching) -> Feed {
-        let Batching { own, compression_bytes_min, coalesce, history, resume_bytes_max, looks_back, session_named } =
-            batching;
+        let Batching {
+            own,
+            compression_bytes_min,
+            coalesce,
+            history,
+            resume_bytes_max,
+            looks_back,
+            session_named,
+            post,
+        } = batching;
         Feed {
             hub,
             asked,
@@ -102,6 +111,7 @@ impl Feed {
             coalesce,
             looks_back,
             session_named,
+            post,
             heard: None,
             due: None,
         }
@@ -180,7 +190,16 @@ impl Feed {
             Target::Instance(name) if *name == self.own_name => self.add_broadcast(message, now),
             Target::Topic(topic) if self.hub.shared.interest.wants(topic) => self.add_topic(topic, message),
             Target::Session(name) => return self.tell_one(name, message),
-            Target::Instance(_) | Target::Topic(_) | Target::Backends(_) => return,
+            Target::UserAt(name, user) if *name == self.own_name => return (self.post.to_user)(user, message),
+            Target::Peers => return (self.post.to_instance)(message),
+            Target::Peer(name) if *name == self.own_name => return (self.post.to_instance)(message),
+            Target::Instance(_)
+            | Target::Topic(_)
+            | Target::Backends(_)
+            | Target::User(_)
+            | Target::Group(_)
+            | Target::UserAt(..)
+            | Target::Peer(_) => return,
         }
         self.due.get_or_insert(now + self.coalesce);
         self.bytes += frame::encoded_len(message.payload.len());

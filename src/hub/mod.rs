@@ -26,9 +26,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::inbound::SessionName;
 use crate::instance::Incarnation;
 use crate::interest::Interest;
+use crate::message::Message;
 use crate::metrics::HubMetrics;
 use crate::place::Delivered;
 use crate::topic::Pattern;
+use crate::user::UserName;
 use feed::{Asked, Feed, Latecomer};
 use format::Demand;
 pub use format::Format;
@@ -63,6 +65,25 @@ pub trait Listener: Send + Sync + 'static {
 /// Finds the session that bears a name, if it is there.
 pub type SessionNamed = Arc<dyn Fn(&SessionName) -> Option<Arc<dyn Listener>> + Send + Sync>;
 
+/// Who takes what is for no listener of the hub. Called from its one task: neither may wait.
+#[derive(Clone)]
+pub struct Post {
+    /// What is for the sessions of a user here.
+    pub to_user: ToUser,
+    /// What instances tell each other.
+    pub to_instance: ToInstance,
+}
+
+pub type ToUser = Arc<dyn Fn(&UserName, &Message) + Send + Sync>;
+pub type ToInstance = Arc<dyn Fn(&Message) + Send + Sync>;
+
+impl Default for Post {
+    /// Nobody does.
+    fn default() -> Post {
+        Post { to_user: Arc::new(|_, _| {}), to_instance: Arc::new(|_| {}) }
+    }
+}
+
 /// How messages become batches.
 #[derive(Clone)]
 pub struct Batching {
@@ -80,6 +101,7 @@ pub struct Batching {
     pub looks_back: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Who is meant by what is said to one session alone.
     pub session_named: SessionNamed,
+    pub post: Post,
 }
 
 /// Who listens here. A cheap handle.

@@ -108,6 +108,7 @@ fn batching(coalesce: Duration) -> Batching {
         resume_bytes_max: 1 << 20,
         looks_back: Arc::new(|| false),
         session_named: Arc::new(|_| None),
+        post: Post::default(),
     }
 }
 

@@ -40,7 +40,7 @@ impl Wish {
             Target::Topic(topic) => {
                 self.topics.contains(topic) || self.patterns.iter().any(|pattern| pattern.matches(topic))
             }
-            Target::Instance(_) | Target::Session(_) | Target::Backends(_) => false,
+            _ => false,
         }
     }
 

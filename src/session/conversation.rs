@@ -216,5 +216,8 @@ fn code(reason: NotAccepted) -> ErrorCode {
         NotAccepted::NoBackend => ErrorCode::NoBackend,
         NotAccepted::QueueFull => ErrorCode::QueueFull,
         NotAccepted::WithoutBackends => ErrorCode::WithoutBackends,
+        NotAccepted::MailboxFull => ErrorCode::MailboxFull,
+        NotAccepted::NoMembers => ErrorCode::NoMembers,
+        NotAccepted::NoInstance => ErrorCode::Unconfirmed,
     }
 }

@@ -16,6 +16,7 @@ use crate::instance::Incarnation;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
 use crate::terms::{IdempotencyKey, Terms};
 use crate::topic::Topic;
+use crate::user::UserName;
 
 /// The header with the sequence number; 64 bits, from 1, per incarnation (`app_id`) and route.
 const SEQUENCE: &str = "x-warren-sequence";
@@ -40,6 +41,18 @@ const SESSION: &str = "x-warren-session";
 /// The header with the instance to which a session's answers are addressed.
 const INSTANCE: &str = "x-warren-instance";
 
+/// The header with the user whose sessions on one instance are meant.
+const USER: &str = "x-warren-user";
+
+/// The header of what one instance tells another: no session hears it.
+const PEER: &str = "x-warren-peer";
+
+/// The header with the user who says something.
+const FROM: &str = "x-warren-from";
+
+/// The header with what a message is about.
+const SUBJECT: &str = "x-warren-subject";
+
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
 
@@ -47,7 +60,7 @@ const BINARY: &str = "application/octet-stream";
 /// a restart.)
 const TRANSIENT: u8 = 1;
 
-/// What is said to backends: their queues are durable.
+/// What is said to backends, and to users: those queues are durable.
 const PERSISTENT: u8 = 2;
 
 /// Exchange and routing key that carry a message to its target.
@@ -59,6 +72,11 @@ pub fn address(names: &Names, target: &Target) -> (ShortString, ShortString) {
         // Only backends speak to one session, and their answers come from there.
         Target::Session(_) => (names.direct.clone(), names.instance.clone()),
         Target::Backends(inbound) => (names.inbound.clone(), inbound.destination.routing_key().into()),
+        // By the default exchange, to which every queue is bound by its name.
+        Target::User(user) => (ShortString::default(), names.mailbox(user)),
+        Target::Group(group) => (names.groups.clone(), group.as_str().into()),
+        Target::UserAt(name, _) | Target::Peer(name) => (names.direct.clone(), name.as_str().into()),
+        Target::Peers => (names.peers.clone(), ShortString::default()),
     }
 }
 
@@ -80,15 +98,22 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: Option<u
             headers.insert(SESSION.into(), text(inbound.session.as_str()));
             headers.insert(INSTANCE.into(), text(incarnation.name().as_str()));
         }
-        Target::Broadcast | Target::Instance(_) | Target::Session(_) => {}
+        Target::UserAt(_, user) => drop(headers.insert(USER.into(), text(user.as_str()))),
+        Target::Peer(_) => drop(headers.insert(PEER.into(), AMQPValue::Boolean(true))),
+        Target::Broadcast
+        | Target::Instance(_)
+        | Target::Session(_)
+        | Target::User(_)
+        | Target::Group(_)
+        | Target::Peers => {}
     }
-    let is_for_backends = matches!(message.target, Target::Backends(_));
+    let is_kept = matches!(message.target, Target::Backends(_) | Target::User(_) | Target::Group(_));
     if let Some(terms) = &message.terms {
         write_terms(&mut headers, terms, message.published_ms);
     }
     let properties = BasicProperties::default()
         .with_content_type(content_type.into())
-        .with_delivery_mode(if is_for_backends { PERSISTENT } else { TRANSIENT })
+        .with_delivery_mode(if is_kept { PERSISTENT } else { TRANSIENT })
         .with_timestamp(message.published_ms / 1000)
         .with_app_id(incarnation.as_str().into())
         .with_headers(headers);
@@ -107,24 +132,37 @@ fn write_terms(headers: &mut FieldTable, terms: &Terms, published_ms: u64) {
         headers.insert(TTL_MS.into(), number(expires_ms.saturating_sub(published_ms)));
         headers.insert(PUBLISHED_MS.into(), number(published_ms));
     }
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    if let Some(from) = &terms.from {
+        headers.insert(FROM.into(), text(from.as_str()));
+    }
+    if let Some(subject) = &terms.subject {
+        headers.insert(SUBJECT.into(), text(subject));
+    }
 }
 
 /// What the headers ask for; what they say wrongly they do not say. A time to live needs a time from which it counts:
 /// the header's, or the end of the second that AMQP's timestamp names.
 fn read_terms(headers: &FieldTable, timestamp: Option<u64>) -> Option<Arc<Terms>> {
-    let idempotency_key = match headers.inner().get(IDEMPOTENCY_KEY) {
-        Some(AMQPValue::LongString(key)) => std::str::from_utf8(key.as_bytes()).ok(),
-        Some(AMQPValue::ShortString(key)) => Some(key.as_str()),
-        _ => None,
-    };
-    let idempotency_key = idempotency_key.and_then(|key| IdempotencyKey::parse(key).ok());
+    let idempotency_key = text_of(headers, IDEMPOTENCY_KEY).and_then(|key| IdempotencyKey::parse(key).ok());
     let end_of_second = || Some(timestamp?.saturating_mul(1000).saturating_add(999));
     let expires_ms = whole(headers, TTL_MS).and_then(|ttl_ms| {
         let published_ms = whole(headers, PUBLISHED_MS).or_else(end_of_second)?;
         Some(published_ms.saturating_add(ttl_ms))
     });
-    let terms = Terms { idempotency_key, expires_ms };
+    let from = text_of(headers, FROM).and_then(|name| UserName::parse(name).ok());
+    let subject = text_of(headers, SUBJECT).map(Into::into);
+    let terms = Terms { idempotency_key, expires_ms, from, subject };
     (terms != Terms::default()).then(|| Arc::new(terms))
+}
+
+/// A header's text, as either kind of string.
+fn text_of<'a>(headers: &'a FieldTable, name: &str) -> Option<&'a str> {
+    match headers.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
 }
 
 /// A header's number, of whichever size a client library chose.
@@ -161,8 +199,8 @@ pub fn open(delivery: Delivery, names: &Names) -> Result<(Message, Option<Origin
         target: if exchange == names.topics {
             hashed_topic(&routing_key, headers).map(Target::Topic)?
         } else {
-            match addressed_session(names, &exchange, headers) {
-                Some(session) => Target::Session(session),
+            match addressed(names, &exchange, headers) {
+                Some(target) => target,
                 None => target(names, &exchange, &routing_key)?,
             }
         },
@@ -189,18 +227,23 @@ fn hashed_topic(key: &ShortString, headers: Option<&FieldTable>) -> Result<Topic
     if topic.key().to_string() == key.as_str() { Ok(topic) } else { Err(NotATopic) }
 }
 
-/// The one session that is meant by what came to `{prefix}.direct`. A header that is no text names nobody: it must not
-/// reach everybody here.
-fn addressed_session(names: &Names, exchange: &ShortString, headers: Option<&FieldTable>) -> Option<SessionName> {
-    if *exchange != names.direct {
-        return None;
+/// Who alone is meant by what came to `{prefix}.direct` or `{prefix}.peers`. A header that is no text names nobody: it must
+/// not reach everybody here.
+fn addressed(names: &Names, exchange: &ShortString, headers: Option<&FieldTable>) -> Option<Target> {
+    if *exchange == names.peers {
+        return Some(Target::Peers);
     }
-    let name = match headers?.inner().get(SESSION)? {
-        AMQPValue::LongString(name) => std::str::from_utf8(name.as_bytes()).unwrap_or_default(),
-        AMQPValue::ShortString(name) => name.as_str(),
-        _ => "",
-    };
-    Some(SessionName::from_publisher(name))
+    let headers = headers.filter(|_| *exchange == names.direct)?;
+    let has = |name| headers.inner().contains_key(name);
+    if has(PEER) {
+        return Some(Target::Peer(names.instance_name.clone()));
+    }
+    let nobody = || Target::Session(SessionName::from_publisher(""));
+    if has(USER) {
+        let user = text_of(headers, USER).and_then(|name| UserName::parse(name).ok());
+        return Some(user.map_or_else(nobody, |user| Target::UserAt(names.instance_name.clone(), user)));
+    }
+    has(SESSION).then(|| Target::Session(SessionName::from_publisher(text_of(headers, SESSION).unwrap_or_default())))
 }
 
 /// Whom a delivery is meant for. The empty key is the broadcast, any other a topic; unless it was addressed to this
@@ -281,7 +324,7 @@ mod tests {
         let (names, incarnation) = names();
         let terms = |key: Option<&str>, expires_ms| {
             let idempotency_key = key.map(|key| IdempotencyKey::parse(key).unwrap());
-            Arc::new(Terms { idempotency_key, expires_ms })
+            Arc::new(Terms { idempotency_key, expires_ms, ..Terms::default() })
         };
         for terms in
             [terms(Some("k"), None), terms(None, Some(1_700_000_000_250)), terms(Some("k"), Some(u64::MAX / 4))]

@@ -47,7 +47,11 @@ fn fuzz_amqp_messages() {
             Target::Broadcast => assert_eq!(key, ""),
             Target::Instance(name) => assert_eq!(name, *incarnation.name()),
             Target::Session(_) => assert_eq!(exchange, "warren.direct"),
-            Target::Backends(_) => panic!("nobody here is a backend"),
+            Target::UserAt(name, _) | Target::Peer(name) => {
+                assert_eq!((&*exchange, &name), ("warren.direct", incarnation.name()));
+            }
+            Target::Peers => assert_eq!(exchange, "warren.peers"),
+            Target::Backends(_) | Target::User(_) | Target::Group(_) => panic!("that comes to no instance"),
         }
     });
 }

@@ -18,7 +18,7 @@ pub enum Lane {
 
 impl Lane {
     pub fn of(target: &Target) -> Lane {
-        if matches!(target, Target::Backends(_)) { Lane::Backends } else { Lane::Instances }
+        if matches!(target, Target::Backends(_)) { Lane::Backends } else { Lane::Instances } // TODO(users)
     }
 }
 

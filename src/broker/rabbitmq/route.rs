@@ -30,7 +30,13 @@ impl Route {
             Target::Broadcast => Some(Route::Broadcast),
             Target::Topic(topic) => Some(Route::Key(topic.key())),
             Target::Instance(name) => Some(Route::Instance(name.clone())),
-            Target::Session(_) | Target::Backends(_) => None,
+            Target::Session(_)
+            | Target::Backends(_)
+            | Target::User(_)
+            | Target::Group(_)
+            | Target::UserAt(..)
+            | Target::Peers
+            | Target::Peer(_) => None,
         }
     }
 }

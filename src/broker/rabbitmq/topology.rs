@@ -33,6 +33,7 @@ use super::link::Trouble;
 use crate::broker::Delivery;
 use crate::instance::{Incarnation, InstanceName};
 use crate::place::{Partition, TOPIC_PARTITIONS};
+use crate::user::UserName;
 
 /// What the broadcast's stream holds at most where no policy says otherwise, and those of topics together: an hour of 1,500
 /// messages a second of 200 bytes.
@@ -63,6 +64,12 @@ pub struct Names {
     pub direct: ShortString,
     /// Durable topic exchange: what clients say to backends, which bind queues of their own.
     pub inbound: ShortString,
+    /// Durable fanout exchange: what instances tell each other.
+    pub peers: ShortString,
+    /// Durable direct exchange: the mailboxes of a group's members, by its name.
+    pub groups: ShortString,
+    /// What the names of mailboxes begin with.
+    mailbox: String,
     /// The instance's own fanout exchange.
     pub instance: ShortString,
     pub instance_name: InstanceName,
@@ -80,6 +87,9 @@ impl Names {
             partitions: format!("{prefix}.partitions").into(),
             direct: format!("{prefix}.direct").into(),
             inbound: format!("{prefix}.inbound").into(),
+            peers: format!("{prefix}.peers").into(),
+            groups: format!("{prefix}.groups").into(),
+            mailbox: format!("{prefix}.mailbox."),
             instance: incarnation.name().as_str().into(),
             instance_name: incarnation.name().clone(),
             incarnation: format!("{prefix}.incarnation.{incarnation}").into(),
@@ -88,6 +98,11 @@ impl Names {
 }
 
 impl Names {
+    /// The queue in which what is said to a user is kept.
+    pub fn mailbox(&self, user: &UserName) -> ShortString {
+        format!("{}{user}", self.mailbox).into()
+    }
+
     /// The stream of a partition.
     pub fn stream_of(&self, partition: Partition) -> ShortString {
         match partition {
@@ -125,10 +140,10 @@ impl From<lapin::Error> for Failure {
 /// while no instance runs; an exchange holds no messages, so this costs nothing.
 pub async fn declare_cluster(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    for fanout in [&names.broadcast, &names.beacon] {
+    for fanout in [&names.broadcast, &names.beacon, &names.peers] {
         channel.exchange_declare(fanout.clone(), ExchangeKind::Fanout, durable, FieldTable::default()).await?;
     }
-    for direct in [&names.topics, &names.partitions, &names.direct] {
+    for direct in [&names.topics, &names.partitions, &names.direct, &names.groups] {
         channel.exchange_declare(direct.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
     }
     channel.exchange_declare(names.inbound.clone(), ExchangeKind::Topic, durable, FieldTable::default()).await
@@ -186,8 +201,8 @@ impl Standing<'_> {
     async fn bind_exchange(&self, names: &Names) -> Result<(), lapin::Error> {
         declare_cluster(&self.channel, names).await?;
         let sources = match self.delivery {
-            Delivery::Queue => &[&names.broadcast, &names.beacon, &names.direct][..],
-            Delivery::Stream => &[&names.direct],
+            Delivery::Queue => &[&names.broadcast, &names.beacon, &names.peers, &names.direct][..],
+            Delivery::Stream => &[&names.peers, &names.direct],
         };
         for source in sources {
             let key = if **source == names.direct { names.instance.clone() } else { "".into() };

@@ -88,7 +88,7 @@ impl Api {
         let Order { target, kind, payload, ttl_ms, key } = order;
         let published_ms = now_unix_ms();
         let expires_ms = ttl_ms.map(|ttl_ms| published_ms.saturating_add(ttl_ms));
-        let terms = Terms { idempotency_key: key, expires_ms };
+        let terms = Terms { idempotency_key: key, expires_ms, ..Terms::default() };
         let id = terms.fingerprint(&target).map_or_else(|| self.message_ids.next(), MessageId::of_repeatable);
         let terms = (terms != Terms::default()).then(|| Arc::new(terms));
         (id.clone(), Message { id: Some(id), target, kind, published_ms, terms, payload })
@@ -106,6 +106,8 @@ fn outcome(id: MessageId, settled: Option<Settled>) -> Outcome {
         Some(Err(NotAccepted::NoBackend | NotAccepted::QueueFull | NotAccepted::WithoutBackends)) => {
             Outcome::Unknown(id)
         }
+        // TODO(users)
+        Some(Err(NotAccepted::MailboxFull | NotAccepted::NoMembers | NotAccepted::NoInstance)) => Outcome::Unknown(id),
     }
 }
 

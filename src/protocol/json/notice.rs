@@ -164,7 +164,7 @@ pub fn encode_message(message: &Message, at: &Cursor, text: &mut Vec<u8>) {
     let topic = match &message.target {
         Target::Topic(topic) => Some(topic.as_str().into()),
         // What is meant for one instance alone is a broadcast to who hears it.
-        Target::Broadcast | Target::Instance(_) | Target::Session(_) | Target::Backends(_) => None,
+        _ => None,
     };
     let direct = matches!(message.target, Target::Session(_));
     let (said, encoded) = match (message.kind, std::str::from_utf8(&message.payload)) {

@@ -112,10 +112,14 @@ pub enum ErrorCode {
     NoBackend = 204,
     /// The backends' queue takes no more: it is not there, but may be in another group's.
     QueueFull = 205,
+    /// The user's mailbox takes no more, or that of a member of the group, in which case others may have it.
+    MailboxFull = 206,
+    /// Nobody belongs to the group.
+    NoMembers = 207,
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 15] = [
+    pub const ALL: [ErrorCode; 17] = [
         ErrorCode::NotText,
         ErrorCode::NotJson,
         ErrorCode::UnknownType,
@@ -131,6 +135,8 @@ impl ErrorCode {
         ErrorCode::Stopping,
         ErrorCode::NoBackend,
         ErrorCode::QueueFull,
+        ErrorCode::MailboxFull,
+        ErrorCode::NoMembers,
     ];
 
     pub fn number(self) -> u16 {
