@@ -140,7 +140,7 @@ async fn open(
             None => Start::Now(Box::new(site.sessions.place().await)),
         };
         let channel = Channel::Events { patterns: patterns.clone(), broadcast, start };
-        let opening = site.sessions.open(permit, false, channel);
+        let opening = site.sessions.open(permit, false, channel, None);
         // The head is what tells the client that it will miss nothing.
         let all_in_force = async {
             for pattern in &patterns {

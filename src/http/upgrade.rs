@@ -130,7 +130,7 @@ async fn open(
         return Err(Refusal::NotAttached);
     }
     let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
-    let opening = site.sessions.open(permit, extension.is_some(), channel.clone());
+    let opening = site.sessions.open(permit, extension.is_some(), channel.clone(), None);
     if let Channel::Topic(pattern) | Channel::Since(Some(pattern), _) = &channel {
         // The answer is what tells the client that it will miss nothing.
         let in_force = tokio::time::timeout(IN_FORCE_TIMEOUT, site.interest.in_force(pattern));

@@ -35,6 +35,7 @@ use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
 use crate::cursor::Cursor;
 use crate::hub::{Format, Frames, Listener, Replay, Seat};
+use crate::identity::Identity;
 use crate::inbound::SessionName;
 use crate::outbox::{FirstFrame, Outbox, Phase, Socket, Verdict};
 use crate::protocol::{events, frame};
@@ -99,6 +100,8 @@ pub struct Session {
     format: Format,
     /// What it listens to, and says something to if that is one topic; the broadcast, if `None`.
     topic: Option<Pattern>,
+    /// Whose it is, if that is known.
+    identity: Option<Arc<Identity>>,
     sessions: Arc<Sessions>,
 }
 

@@ -19,6 +19,7 @@ use super::{Channel, Session, SessionId, Start, Stream};
 use crate::broker::Broker;
 use crate::cursor::Cursor;
 use crate::hub::{Format, Hub, Membership, Seat};
+use crate::identity::Identity;
 use crate::inbound::SessionName;
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
@@ -99,8 +100,14 @@ impl Sessions {
 
     /// Opens a session that hears what the broker delivers from here on, though its stream is yet to come: a client
     /// that has the answer to its handshake misses nothing that is said after it. `inflates`: that answer says that
-    /// messages may come compressed, both ways.
-    pub fn open(self: &Arc<Self>, permit: Permit, inflates: bool, channel: Channel) -> Opening {
+    /// messages may come compressed, both ways. `identity`: whose session it is, unless it is anybody's.
+    pub fn open(
+        self: &Arc<Self>,
+        permit: Permit,
+        inflates: bool,
+        channel: Channel,
+        identity: Option<Arc<Identity>>,
+    ) -> Opening {
         let id = SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let session = Arc::new(Session {
             id,
@@ -118,6 +125,7 @@ impl Sessions {
                 Channel::Topic(pattern) => Some(pattern.clone()),
                 Channel::Since(pattern, _) => pattern.clone(),
             },
+            identity,
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());

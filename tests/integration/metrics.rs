@@ -278,7 +278,8 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let stream = accepted.expect("a connection").0.into_std().expect("a socket");
 
-    let opening = sessions.open(sessions.admit(address.ip()).expect("there is room"), false, Channel::Broadcast(None));
+    let opening =
+        sessions.open(sessions.admit(address.ip()).expect("there is room"), false, Channel::Broadcast(None), None);
     opening.begin(stream, &wire::text("hello")).expect("a session");
     let closed = "warren_sessions_closed_total{reason=\"not_accepted\"} 1\n";
     eventually("it is closed for that", || async {
