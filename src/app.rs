@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
-use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, Link};
+use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, Link, MailboxBounds, Mailboxes};
 use crate::config::{ApiKeys, BrokerChoice, BrokerUri, Config, MetricsListen};
 use crate::http::{self, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
 use crate::hub::{self, Batching, HistoryLimits, Hub, SessionNamed};
@@ -107,7 +107,7 @@ impl App {
         let workers = tokio::runtime::Handle::current().metrics().num_workers();
         let hub = Hub::start(workers, interest.clone(), self.metrics.hub.clone());
         let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
-        let (broker, refused) = self.broker(deliveries, interest.clone())?;
+        let (broker, mailboxes, refused) = self.broker(deliveries, interest.clone())?;
         let message_ids = MessageIds::new(self.incarnation.clone());
         let sessions = Sessions::new(
             limits(&self.config),
@@ -199,8 +199,9 @@ impl App {
         &self,
         deliveries: mpsc::Sender<Delivered>,
         interest: Arc<Interest>,
-    ) -> anyhow::Result<(Arc<dyn Broker>, Refused)> {
+    ) -> anyhow::Result<(Arc<dyn Broker>, Arc<dyn Mailboxes>, Refused)> {
         let config = &self.config;
+        let bounds = mailbox_bounds(config);
         let keys = KeyBounds {
             window: Duration::from_millis(config.idempotency_window_ms),
             keys_max: config.idempotency_keys_max,
@@ -208,7 +209,8 @@ impl App {
         match &config.broker {
             BrokerChoice::Memory => {
                 let arrivals = Arrivals::new(keys, self.metrics.broker.clone());
-                Ok((Arc::new(self.exchange.attach(deliveries, arrivals)), None))
+                let mailboxes = Arc::new(self.exchange.mailboxes(bounds));
+                Ok((Arc::new(self.exchange.attach(self.instance().clone(), deliveries, arrivals)), mailboxes, None))
             }
             BrokerChoice::Amqp(uris) => {
                 let settings = Settings {
@@ -232,11 +234,13 @@ impl App {
                     publish_timeout: Duration::from_millis(config.publish_timeout_ms),
                     message_bytes_max: config.message_bytes_max,
                     keys,
+                    mailboxes: bounds,
                     topic_linger: Duration::from_millis(config.topic_linger_ms),
                     metrics: self.metrics.broker.clone(),
                 };
                 let (broker, refused) = RabbitMq::start(settings, interest, deliveries);
-                Ok((Arc::new(broker), Some(refused)))
+                let mailboxes = Arc::new(broker.mailboxes());
+                Ok((Arc::new(broker), mailboxes, Some(refused)))
             }
         }
     }
@@ -322,6 +326,16 @@ fn resumption(config: &Config) -> Result<(), NoResumption> {
         BrokerChoice::Amqp(_) if config.delivery == Delivery::Queue => Err(NoResumption::Queues),
         _ if config.resume_bytes_max == 0 => Err(NoResumption::SwitchedOff),
         BrokerChoice::Amqp(_) | BrokerChoice::Memory => Ok(()),
+    }
+}
+
+fn mailbox_bounds(config: &Config) -> MailboxBounds {
+    MailboxBounds {
+        messages_max: config.unread_messages_max,
+        bytes_max: config.unread_bytes_max,
+        age_max: Duration::from_secs(config.unread_age_s),
+        // Else messages would go before their time.
+        idle_max: Duration::from_secs(config.mailbox_idle_s.max(config.unread_age_s)),
     }
 }
 

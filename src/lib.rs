@@ -34,6 +34,7 @@ pub mod stop;
 pub mod terms;
 pub mod topic;
 pub mod user;
+pub mod users;
 
 #[cfg(test)]
 mod fuzzing;

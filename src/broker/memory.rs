@@ -1,14 +1,18 @@
 //! The in-process broker: no server, for one instance, and for tests of several within a process.
 
+mod mailboxes;
+
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
-use super::{Arrivals, Broker, Link, LinkState, NotAccepted, Receipt};
+use super::{Arrivals, Broker, Link, LinkState, MailboxBounds, NotAccepted, Receipt};
+use crate::instance::InstanceName;
 use crate::message::{Message, Target};
 use crate::place::{Delivered, Partition, Place, Position, Reading};
+pub use mailboxes::MemoryMailboxes;
 
 /// What the instances of one process have in common: the exchange that every message goes through.
 #[derive(Clone)]
@@ -18,19 +22,26 @@ pub struct MemoryExchange {
     instances: Arc<Mutex<Vec<Member>>>,
     /// How far it has got. Everything is one line here.
     reached: Arc<Mutex<Position>>,
+    mailboxes: Arc<OnceLock<MemoryMailboxes>>,
 }
 
 impl Default for MemoryExchange {
     fn default() -> MemoryExchange {
         // Another exchange, another check: what was heard from the one says nothing in the other.
         let beginning = Position { offset: 0, check: RandomState::new().hash_one(()) as u16 };
-        MemoryExchange { turn: Arc::default(), instances: Arc::default(), reached: Arc::new(Mutex::new(beginning)) }
+        MemoryExchange {
+            turn: Arc::default(),
+            instances: Arc::default(),
+            reached: Arc::new(Mutex::new(beginning)),
+            mailboxes: Arc::default(),
+        }
     }
 }
 
 /// An instance, as the exchange sees it.
 #[derive(Clone)]
 struct Member {
+    name: InstanceName,
     deliveries: mpsc::Sender<Delivered>,
     /// Asked while a message goes out only, so nobody waits for it.
     arrivals: Arc<Mutex<Arrivals>>,
@@ -38,15 +49,20 @@ struct Member {
 
 impl MemoryExchange {
     /// An instance's way to the exchange; what comes back and `arrivals` admits goes to `deliveries`.
-    pub fn attach(&self, deliveries: mpsc::Sender<Delivered>, arrivals: Arrivals) -> MemoryBroker {
+    pub fn attach(&self, name: InstanceName, deliveries: mpsc::Sender<Delivered>, arrivals: Arrivals) -> MemoryBroker {
         let arrivals = Arc::new(Mutex::new(arrivals));
         let mut instances = self.lock();
         // Nobody else sends there yet, and nothing that is published from now on is missed.
         let _ = deliveries.try_send(self.beginning());
-        instances.push(Member { deliveries: deliveries.clone(), arrivals });
+        instances.push(Member { name, deliveries: deliveries.clone(), arrivals });
         drop(instances);
         let up = Link { kind: "memory", publishing: LinkState::Up, consuming: LinkState::Up, attachments: 1 };
         MemoryBroker { exchange: self.clone(), own: deliveries, link: watch::Sender::new(up) }
+    }
+
+    /// The mailboxes of all instances; the first who asks says their bounds, on a runtime.
+    pub fn mailboxes(&self, bounds: MailboxBounds) -> MemoryMailboxes {
+        self.mailboxes.get_or_init(|| MemoryMailboxes::start(bounds)).clone()
     }
 
     /// From where an instance hears that comes now.
@@ -85,6 +101,14 @@ pub struct MemoryBroker {
 }
 
 impl MemoryBroker {
+    /// Whether the one instance is there that a message is for, if it is for one.
+    fn is_there(&self, target: &Target) -> bool {
+        match target {
+            Target::Peer(name) | Target::UserAt(name, _) => self.exchange.lock().iter().any(|one| one.name == *name),
+            _ => true,
+        }
+    }
+
     async fn carry(&self, message: Message) -> Result<(), NotAccepted> {
         let _turn = self.exchange.turn.lock().await;
         if !self.link.borrow().is_up() {
@@ -92,6 +116,9 @@ impl MemoryBroker {
         }
         if matches!(message.target, Target::Backends(_)) {
             return Err(NotAccepted::WithoutBackends);
+        }
+        if !self.is_there(&message.target) {
+            return Err(NotAccepted::NoInstance);
         }
         let (instances, at) = self.exchange.next(&message.target);
         // Room with all of them first: a message that is withdrawn meanwhile must have reached nobody. An instance that
@@ -110,7 +137,18 @@ impl MemoryBroker {
 
 impl Broker for MemoryBroker {
     fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()> {
-        Box::pin(async move { receipt.settle(self.carry(message).await) })
+        Box::pin(async move {
+            if !matches!(message.target, Target::User(_) | Target::Group(_)) {
+                return receipt.settle(self.carry(message).await);
+            }
+            // In its turn: what is said before the instance stops is kept.
+            let _turn = self.exchange.turn.lock().await;
+            match self.exchange.mailboxes.get() {
+                _ if !self.link.borrow().is_up() => receipt.settle(Err(NotAccepted::Stopping)),
+                Some(mailboxes) => mailboxes.keep(message, receipt),
+                None => receipt.settle(Err(NotAccepted::NoMailbox)),
+            }
+        })
     }
 
     fn link(&self) -> watch::Receiver<Link> {
@@ -179,7 +217,8 @@ mod tests {
     fn attach(exchange: &MemoryExchange) -> (MemoryBroker, mpsc::Receiver<Delivered>) {
         let bounds = KeyBounds { window: Duration::from_secs(60), keys_max: 1 };
         let (deliveries, mut delivered) = mpsc::channel(1);
-        let broker = exchange.attach(deliveries, Arrivals::new(bounds, BrokerMetrics::default()));
+        let name = InstanceName::parse("a_1").unwrap();
+        let broker = exchange.attach(name, deliveries, Arrivals::new(bounds, BrokerMetrics::default()));
         let beginning = delivered.try_recv().expect("from where it hears");
         assert!(beginning.messages.is_empty() && beginning.readings.len() == 1);
         (broker, delivered)

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 pub use arrivals::{Arrivals, KeyBounds};
-pub use mailboxes::{LETTERS_UNACKNOWLEDGED_MAX, Letter, Mailboxes};
+pub use mailboxes::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, Mailboxes, Reader, Reading, Wanted};
 
 use crate::message::Message;
 use crate::place::{Delivered, Partition, Position};
@@ -115,6 +115,8 @@ pub enum NotAccepted {
     WithoutBackends,
     #[error("the mailbox is full, or that of a member: others may have it")]
     MailboxFull,
+    #[error("the mailbox cannot be reached now")]
+    NoMailbox,
     #[error("nobody belongs to the group")]
     NoMembers,
     #[error("the instance is gone")]

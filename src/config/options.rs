@@ -20,6 +20,10 @@ use super::table::{OptionRow, options};
 use crate::broker::Delivery;
 use crate::instance::InstanceName;
 use crate::session::{BURST_MAX, SlowReader};
+use crate::users::Unread;
+
+/// Longest time that RabbitMQ takes for a queue's life: 2^32 ms.
+const MAILBOX_IDLE_S_MAX: u64 = 49 * DAY_MS / 1000;
 
 /// Longest interval or timeout: a day. More is a slip of the unit.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -355,6 +359,45 @@ options! {
             help: "Answer the texts ping and keep-alive with the text pong. They are never broadcast either way.",
             reason: "Most clients that send such texts expect no answer, and would take it for a message. Switch it \
                      on for client libraries that wait for one.",
+        }
+    }
+
+    "Users" {
+        unread_messages_max: usize = number("MESSAGES", 1..=10_000_000) => {
+            default: "1000",
+            help: "Messages that may wait for one user who has not acknowledged them; past them whoever writes to that user \
+                   is told that there is no room. Mailboxes that stand keep the bounds with which they were made.",
+            reason: "More than anybody reads on coming back.",
+        }
+        unread_bytes_max: usize = bytes(KIB..=GIB) => {
+            default: "1 MiB",
+            help: "Bytes that may wait so.",
+            reason: "A thousand messages of 1 KiB. A mailbox has room for all of it, so multiply by the users who may be \
+                     away.",
+        }
+        unread_age_s: u64 = number("SECONDS", 1..=MAILBOX_IDLE_S_MAX) => {
+            default: "604800",
+            help: "How long a message waits for its user; then it is kept no more.",
+            reason: "A week, so that who was on holiday for some days misses nothing.",
+        }
+        mailbox_idle_s: u64 = number("SECONDS", 60..=MAILBOX_IDLE_S_MAX) => {
+            default: "1209600",
+            help: "When a user has not been here for so long, the mailbox and the memberships in groups go; at least \
+                   unread_age_s.",
+            reason: "Two weeks: a mailbox costs RabbitMQ some memory for as long as it stands, though it be empty.",
+        }
+        unread: Unread = parsed("WAY", "push or pull") => {
+            default: "push",
+            help: "What is done with what a user missed: push, it comes first on the next connection; pull, it waits until it \
+                   is asked for.",
+            reason: "Clients need do nothing for it. pull is for front ends that ask by themselves.",
+        }
+        letter_ack_timeout_ms: u64 = number("MS", 1000..=20 * 60 * 1000) => {
+            default: "60000",
+            help: "When a user's sessions here have not acknowledged a message within this time, they get no more of them \
+                   until one does or another session begins; what is not acknowledged stays kept.",
+            reason: "Long enough for a phone in a tunnel, and well before the half hour after which RabbitMQ itself loses \
+                     patience.",
         }
     }
 

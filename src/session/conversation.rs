@@ -217,6 +217,7 @@ fn code(reason: NotAccepted) -> ErrorCode {
         NotAccepted::QueueFull => ErrorCode::QueueFull,
         NotAccepted::WithoutBackends => ErrorCode::WithoutBackends,
         NotAccepted::MailboxFull => ErrorCode::MailboxFull,
+        NotAccepted::NoMailbox => ErrorCode::NoMailbox,
         NotAccepted::NoMembers => ErrorCode::NoMembers,
         NotAccepted::NoInstance => ErrorCode::Unconfirmed,
     }

@@ -17,6 +17,7 @@ use super::bindings::Bindings;
 use super::connection::{Endpoints, discard};
 use super::intake::{Intake, Way};
 use super::link::{Side, Trouble, interval};
+use super::mailboxes::RabbitMailboxes;
 use super::partitions::{Next, Partitions};
 use super::source::{Batch, PREFETCH, Source};
 use super::topology::{self, Failure, NameTaken, Names, Standing};
@@ -42,6 +43,7 @@ pub struct Consumer {
     pub names: Names,
     pub queue_bytes_max: u64,
     pub intake: Intake,
+    pub mailboxes: RabbitMailboxes,
     pub side: Side,
     pub link: watch::Receiver<Link>,
     pub tickets: Tickets,
@@ -115,6 +117,7 @@ impl Consumer {
     async fn serve(&mut self, connection: &Object) -> Failure {
         match self.attach(connection).await {
             Ok(mut attached) => {
+                self.mailboxes.look_again();
                 // Not sooner: a refusal that attaching copes with (a left-over exchange) is an event as well.
                 let mut events = std::pin::pin!(connection.events_listener());
                 if matches!(self.supply, Supply::Queue(_)) {

@@ -16,7 +16,7 @@ use crate::instance::Incarnation;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
 use crate::terms::{IdempotencyKey, Terms};
 use crate::topic::Topic;
-use crate::user::UserName;
+use crate::user::{GroupName, UserName};
 
 /// The header with the sequence number; 64 bits, from 1, per incarnation (`app_id`) and route.
 const SEQUENCE: &str = "x-warren-sequence";
@@ -46,6 +46,12 @@ const USER: &str = "x-warren-user";
 
 /// The header of what one instance tells another: no session hears it.
 const PEER: &str = "x-warren-peer";
+
+/// The header with the user whose mailbox was made.
+const MAILBOX: &str = "x-warren-mailbox";
+
+/// The header of what only looks whether a mailbox stands.
+const LOOK: &str = "x-warren-look";
 
 /// The header with the user who says something.
 const FROM: &str = "x-warren-from";
@@ -117,6 +123,11 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: Option<u
         .with_timestamp(message.published_ms / 1000)
         .with_app_id(incarnation.as_str().into())
         .with_headers(headers);
+    let properties = match message.terms.as_ref().and_then(|terms| terms.expires_ms).filter(|_| is_kept) {
+        // RabbitMQ keeps it no longer.
+        Some(expires_ms) => properties.with_expiration(expires_ms.saturating_sub(now_unix_ms()).to_string().into()),
+        None => properties,
+    };
     match &message.id {
         Some(id) => properties.with_message_id(id.as_str().into()),
         None => properties,
@@ -194,16 +205,55 @@ pub fn open(delivery: Delivery, names: &Names) -> Result<(Message, Option<Origin
         (Some(incarnation), Some(number)) => Some(Origin { incarnation: incarnation.clone(), number }),
         _ => None,
     };
-    let message = Message {
+    let target = if exchange == names.topics {
+        hashed_topic(&routing_key, headers).map(Target::Topic)?
+    } else {
+        match addressed(names, &exchange, headers) {
+            Some(target) => target,
+            None => target(names, &exchange, &routing_key)?,
+        }
+    };
+    Ok((message(target, &properties, data), origin))
+}
+
+/// What says to every instance that a mailbox stands.
+pub fn mailbox_made(user: &UserName) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(MAILBOX.into(), AMQPValue::LongString(user.as_str().into()));
+    BasicProperties::default().with_delivery_mode(TRANSIENT).with_headers(headers)
+}
+
+/// Whose mailbox a delivery says to stand.
+pub fn made_mailbox(delivery: &Delivery, names: &Names) -> Option<UserName> {
+    let headers = delivery.properties.headers().as_ref().filter(|_| delivery.exchange == names.peers)?;
+    UserName::parse(text_of(headers, MAILBOX)?).ok()
+}
+
+/// What looks whether a mailbox stands: it expires on arrival, unless somebody reads there.
+pub fn look() -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(LOOK.into(), AMQPValue::Boolean(true));
+    BasicProperties::default().with_delivery_mode(TRANSIENT).with_expiration("0".into()).with_headers(headers)
+}
+
+/// The message of a delivery from a user's mailbox; none if it only looked whether that stands.
+pub fn open_letter(delivery: Delivery, names: &Names, user: &UserName) -> Option<Message> {
+    let Delivery { exchange, routing_key, properties, data, .. } = delivery;
+    let headers = properties.headers().as_ref();
+    if headers.is_some_and(|headers| headers.inner().contains_key(LOOK)) {
+        return None;
+    }
+    let group = (exchange == names.groups).then(|| GroupName::parse(routing_key.as_str()).ok()).flatten();
+    let target = group.map_or_else(|| Target::User(user.clone()), Target::Group);
+    Some(message(target, &properties, data))
+}
+
+/// What a delivery says to its target.
+fn message(target: Target, properties: &BasicProperties, data: Vec<u8>) -> Message {
+    let headers = properties.headers().as_ref();
+    Message {
         id: properties.message_id().as_ref().and_then(|id| MessageId::from_publisher(id.as_str())),
-        target: if exchange == names.topics {
-            hashed_topic(&routing_key, headers).map(Target::Topic)?
-        } else {
-            match addressed(names, &exchange, headers) {
-                Some(target) => target,
-                None => target(names, &exchange, &routing_key)?,
-            }
-        },
+        target,
         kind: kind(properties.content_type().as_ref(), &data),
         published_ms: match (headers.and_then(|headers| whole(headers, PUBLISHED_MS)), properties.timestamp()) {
             (Some(millis), _) => millis,
@@ -212,8 +262,7 @@ pub fn open(delivery: Delivery, names: &Names) -> Result<(Message, Option<Origin
         },
         terms: headers.and_then(|headers| read_terms(headers, *properties.timestamp())),
         payload: Bytes::from(data),
-    };
-    Ok((message, origin))
+    }
 }
 
 /// The topic that a header names where the routing key is only its key. The wrong key would reach the wrong instances, so

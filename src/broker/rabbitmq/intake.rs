@@ -11,6 +11,7 @@ use super::beacon::{self, Beacon, Tickets};
 use super::envelope;
 use super::hold::{Arrived, Hold, Line};
 use super::link::Trouble;
+use super::mailboxes::RabbitMailboxes;
 use super::peers::Peers;
 use super::route::Route;
 use super::sequence::{Rank, Tracker};
@@ -37,6 +38,8 @@ pub struct Intake {
     arrivals: Arrivals,
     /// Where messages wait for one before them; none where nothing would come late.
     hold: Option<Hold>,
+    /// Who is told of new mailboxes.
+    mailboxes: Option<RabbitMailboxes>,
     tracker: Tracker,
     /// What was missing before nobody here could have heard.
     is_attached: bool,
@@ -112,6 +115,7 @@ impl Intake {
             tickets,
             arrivals,
             hold,
+            mailboxes: None,
             tracker: Tracker::default(),
             is_attached: false,
             keys: HashMap::new(),
@@ -122,6 +126,11 @@ impl Intake {
             oversized: Tally::new("dropped messages of more than --message-bytes-max"),
             metrics,
         }
+    }
+
+    /// Has word of new mailboxes go there.
+    pub fn with_mailboxes(self, mailboxes: RabbitMailboxes) -> Intake {
+        Intake { mailboxes: Some(mailboxes), ..self }
     }
 
     /// Hands a batch on, waiting for room.
@@ -164,6 +173,9 @@ impl Intake {
     fn take(&mut self, entry: Entry, way: Way, messages: &mut Vec<Placed>, taken: &mut Taken) {
         let Entry { delivery, position } = entry;
         taken.last_tag = delivery.delivery_tag;
+        if let Some(user) = envelope::made_mailbox(&delivery, &self.names) {
+            return self.mailboxes.iter().for_each(|mailboxes| mailboxes.made(user.clone()));
+        }
         if delivery.exchange != self.names.beacon && delivery.exchange != self.names.partitions {
             let partition = if let Way::Stream(partition) = way { Some(partition) } else { None };
             self.accept(delivery, partition.zip(position), messages);

@@ -1,4 +1,4 @@
-//! The two lanes in which messages wait for the broker, so that what backends cannot take holds nobody else up.
+//! The lanes in which messages wait for the broker, so that what some receivers cannot take holds nobody else up.
 
 use std::collections::VecDeque;
 
@@ -7,18 +7,26 @@ use tokio::time::Instant;
 use super::spool::Entry;
 use crate::message::Target;
 
-/// Messages of one lane keep their order, and never wait for those of the other.
+/// Messages of one lane keep their order, and never wait for those of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// What instances hear.
     Instances,
     /// What is said to backends.
     Backends,
+    /// What concerns users, and what instances tell each other.
+    Users,
 }
 
 impl Lane {
+    const COUNT: usize = 3;
+
     pub fn of(target: &Target) -> Lane {
-        if matches!(target, Target::Backends(_)) { Lane::Backends } else { Lane::Instances } // TODO(users)
+        match target {
+            Target::Broadcast | Target::Topic(_) | Target::Instance(_) | Target::Session(_) => Lane::Instances,
+            Target::Backends(_) => Lane::Backends,
+            Target::User(_) | Target::Group(_) | Target::UserAt(..) | Target::Peers | Target::Peer(_) => Lane::Users,
+        }
     }
 }
 
@@ -27,27 +35,26 @@ impl Lane {
 pub struct Lanes {
     pub instances: bool,
     pub backends: bool,
+    pub users: bool,
 }
 
 impl Lanes {
     pub fn any(self) -> bool {
-        self.instances || self.backends
+        self.each().contains(&true)
+    }
+
+    fn each(self) -> [bool; Lane::COUNT] {
+        [self.instances, self.backends, self.users]
     }
 }
 
 /// Oldest first, numbered where they are.
 #[derive(Default)]
-pub struct Waiting {
-    instances: VecDeque<Entry>,
-    backends: VecDeque<Entry>,
-}
+pub struct Waiting([VecDeque<Entry>; Lane::COUNT]);
 
 impl Waiting {
     pub fn lane(&mut self, lane: Lane) -> &mut VecDeque<Entry> {
-        match lane {
-            Lane::Instances => &mut self.instances,
-            Lane::Backends => &mut self.backends,
-        }
+        &mut self.0[lane as usize]
     }
 
     /// Where a message waits.
@@ -56,22 +63,22 @@ impl Waiting {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.instances.is_empty() && self.backends.is_empty()
+        self.0.iter().all(VecDeque::is_empty)
     }
 
     /// Whether what instances hear waits.
     pub fn has_some_for_instances(&self) -> bool {
-        !self.instances.is_empty()
+        !self.0[Lane::Instances as usize].is_empty()
     }
 
     pub fn has_some_in(&self, lanes: Lanes) -> bool {
-        (lanes.instances && !self.instances.is_empty()) || (lanes.backends && !self.backends.is_empty())
+        self.0.iter().zip(lanes.each()).any(|(lane, is_open)| is_open && !lane.is_empty())
     }
 
     /// Since when the oldest waits whose sender is to be told.
     pub fn since(&self) -> Option<Instant> {
         let of = |lane: &VecDeque<Entry>| lane.iter().find(|entry| entry.is_awaited()).map(Entry::since);
-        [of(&self.instances), of(&self.backends)].into_iter().flatten().min()
+        self.0.iter().filter_map(of).min()
     }
 }
 
@@ -91,8 +98,8 @@ mod tests {
     use crate::message::{Message, PayloadKind};
     use crate::metrics::BrokerMetrics;
 
-    const INSTANCES: Lanes = Lanes { instances: true, backends: false };
-    const BACKENDS: Lanes = Lanes { instances: false, backends: true };
+    const INSTANCES: Lanes = Lanes { instances: true, backends: false, users: false };
+    const BACKENDS: Lanes = Lanes { instances: false, backends: true, users: false };
 
     fn open_spool() -> (Intake, Spool) {
         let bounds = Bounds {

@@ -17,6 +17,7 @@ mod hold;
 mod intake;
 mod lanes;
 mod link;
+mod mailboxes;
 mod outstanding;
 mod partitions;
 mod peers;
@@ -26,6 +27,7 @@ mod sequence;
 mod source;
 mod spool;
 mod stream;
+mod to_users;
 mod topology;
 mod transport;
 
@@ -40,10 +42,11 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 pub use connection::{Endpoint, InvalidEndpoint};
+pub use mailboxes::RabbitMailboxes;
 pub use spool::Bounds as SpoolBounds;
 pub use topology::{NameTaken, Names};
 
-use super::{Arrivals, Broker, Delivery, KeyBounds, Link, LinkState, Receipt};
+use super::{Arrivals, Broker, Delivery, KeyBounds, Link, LinkState, MailboxBounds, Receipt};
 use crate::instance::Incarnation;
 use crate::interest::Interest;
 use crate::message::Message;
@@ -82,6 +85,8 @@ pub struct Settings {
     pub publish_timeout: Duration,
     /// Payloads above this are foreign, and dropped.
     pub message_bytes_max: usize,
+    /// What is kept of what is said to users.
+    pub mailboxes: MailboxBounds,
     /// How long repetitions are known.
     pub keys: KeyBounds,
     /// How long topics that nobody here wants any more still come.
@@ -91,13 +96,15 @@ pub struct Settings {
 
 /// One instance's links to RabbitMQ.
 pub struct RabbitMq {
-    intake: spool::Intake,
+    intake: Arc<spool::Intake>,
+    mailboxes: RabbitMailboxes,
     link: watch::Receiver<Link>,
     /// Where messages are kept for those who were away, if they are.
     archive: Option<Archive>,
     /// Until it was told to end.
     publishing: Mutex<Option<JoinHandle<()>>>,
     abort_publishing: AbortHandle,
+    abort_mailboxes: AbortHandle,
     /// With what ends it.
     consuming: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
@@ -129,6 +136,7 @@ impl RabbitMq {
             tickets: tickets.clone(),
             unroutable: unroutable.clone(),
         };
+        let (mailboxes, abort_mailboxes) = RabbitMailboxes::start(&settings, names.clone());
         let endpoints = Endpoints::new(&settings, "publishing");
         let publisher = Publisher::new(endpoints, names.clone(), &settings, spool, around);
         let incarnation = settings.incarnation.clone();
@@ -144,7 +152,9 @@ impl RabbitMq {
                 Arrivals::new(settings.keys, metrics.clone()),
                 hold,
                 metrics.clone(),
-            ),
+            )
+            .with_mailboxes(mailboxes.clone()),
+            mailboxes: mailboxes.clone(),
             names,
             queue_bytes_max: settings.queue_bytes_max,
             side: Side::new(Direction::Consuming, link.clone(), metrics.clone()),
@@ -164,7 +174,9 @@ impl RabbitMq {
         let archive = (settings.delivery == Delivery::Stream).then(|| Archive::new(&settings, consumer.names.clone()));
         let publishing = tokio::spawn(publisher.run());
         let broker = RabbitMq {
-            intake,
+            intake: Arc::new(intake),
+            mailboxes,
+            abort_mailboxes,
             link: link.subscribe(),
             archive,
             abort_publishing: publishing.abort_handle(),
@@ -172,6 +184,13 @@ impl RabbitMq {
             consuming: Mutex::new(Some((stop_consuming, tokio::spawn(consumer.run(stop, refuse))))),
         };
         (broker, refused)
+    }
+}
+
+impl RabbitMq {
+    /// Where what is said to users is kept.
+    pub fn mailboxes(&self) -> RabbitMailboxes {
+        self.mailboxes.clone()
     }
 }
 
@@ -212,6 +231,7 @@ impl Broker for RabbitMq {
         Box::pin(async move {
             // Long over, unless the broker would not confirm.
             self.abort_publishing.abort();
+            self.abort_mailboxes.abort();
             let consuming = self.consuming.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some((stop, consuming)) = consuming {
                 drop(stop);

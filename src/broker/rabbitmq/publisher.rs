@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_lapin::Object;
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
@@ -29,15 +30,18 @@ use super::envelope;
 use super::gate::{Gate, Moved};
 use super::lanes::{Lane, Lanes};
 use super::link::{Side, Trouble, interval};
+use super::mailboxes;
 use super::outstanding::{Outstanding, Settled};
 use super::sequence::Numbers;
 use super::spool::{Entry, Spool};
+use super::to_users::{ToUsers, Verdict};
 use super::topology::{self, Names};
-use crate::broker::{Delivery, NotAccepted};
+use crate::broker::{Delivery, MailboxBounds, NotAccepted};
 use crate::instance::Incarnation;
 use crate::message::Target;
 use crate::metrics::BrokerMetrics;
 use crate::place::Partition;
+use crate::user::UserName;
 
 /// How often each publisher tells how far it is.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,6 +80,8 @@ impl Publisher {
             around,
             outstanding: Outstanding::default(),
             to_backends: Outstanding::default(),
+            to_users: ToUsers::default(),
+            mailboxes: settings.mailboxes,
             refused: Vec::new(),
             paused_until: None,
             blocked: false,
@@ -117,7 +123,7 @@ impl Publisher {
     async fn serve(&mut self, connection: &Object) -> Result<(), Trouble> {
         let mut events = std::pin::pin!(connection.events_listener());
         match Channels::open(connection, &self.link.names).await {
-            Ok(channels) => self.link.publish_all(&channels, &mut events, &mut self.spool).await,
+            Ok(channels) => self.link.publish_all(connection, &channels, &mut events, &mut self.spool).await,
             Err(error) => {
                 // Another node may serve us where this one lets us in and then fails.
                 self.endpoints.skip();
@@ -131,17 +137,19 @@ impl Publisher {
 struct Channels {
     instances: Channel,
     backends: Channel,
+    users: Channel,
 }
 
 impl Channels {
     /// Publishing to an exchange that does not exist closes the channel, so the exchanges are declared first.
     async fn open(connection: &Object, names: &Names) -> Result<Channels, lapin::Error> {
         let (instances, backends) = (connection.create_channel().await?, connection.create_channel().await?);
+        let users = connection.create_channel().await?;
         topology::declare_cluster(&instances, names).await?;
-        for channel in [&instances, &backends] {
+        for channel in [&instances, &backends, &users] {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
         }
-        Ok(Channels { instances, backends })
+        Ok(Channels { instances, backends, users })
     }
 }
 
@@ -163,6 +171,9 @@ struct PublishingLink {
     outstanding: Outstanding,
     /// Of what is said to backends.
     to_backends: Outstanding,
+    /// Of what concerns users.
+    to_users: ToUsers,
+    mailboxes: MailboxBounds,
     /// What instances should have heard and was nacked or returned, oldest first. While there are any, nothing else is
     /// published to them: what comes later would overtake them.
     refused: Vec<Entry>,
@@ -177,6 +188,7 @@ struct PublishingLink {
 impl PublishingLink {
     async fn publish_all(
         &mut self,
+        connection: &Object,
         channels: &Channels,
         events: &mut (impl Stream<Item = Event> + Unpin),
         spool: &mut Spool,
@@ -186,12 +198,18 @@ impl PublishingLink {
         self.around.side.up();
         let mut patrol = interval(self.timeout / 4);
         let mut beacon_due = interval(BEACON_INTERVAL);
+        let mut making: Option<BoxFuture<'_, _>> = None;
         while !(spool.is_finished() && self.is_idle()) {
             if self.outstanding.is_empty() && !self.refused.is_empty() {
                 self.put_back(spool);
                 self.paused_until = Some(Instant::now() + RETRY_PAUSE);
             }
-            self.metrics.unconfirmed(self.outstanding.entries().count() + self.to_backends.len());
+            if let Some(users) = self.to_users.wanted().filter(|_| making.is_none()) {
+                let (names, bounds) = (self.names.clone(), self.mailboxes);
+                making = Some(Box::pin(async move { mailboxes::make_all(connection, &names, bounds, users).await }));
+            }
+            let on_their_way = self.to_backends.len() + self.to_users.outstanding.len();
+            self.metrics.unconfirmed(self.outstanding.entries().count() + on_their_way);
             spool.report(self.oldest());
             let open = self.open_lanes();
             tokio::select! {
@@ -199,6 +217,13 @@ impl PublishingLink {
                 event = events.next() => self.note(event)?,
                 settled = poll_fn(|cx| self.outstanding.poll_settled(cx)) => self.settle_to_instances(settled?, spool),
                 settled = poll_fn(|cx| self.to_backends.poll_settled(cx)) => self.settle_to_backends(settled?, spool),
+                settled = poll_fn(|cx| self.to_users.outstanding.poll_settled(cx)) => {
+                    self.settle_to_users(settled?, spool);
+                }
+                made = end_of(&mut making) => {
+                    making = None;
+                    self.publish_again(channels, &made?, spool);
+                }
                 moved = self.around.gate.moved() => {
                     if moved == (Moved::Opened { lost: true }) {
                         self.rewind(spool);
@@ -225,7 +250,7 @@ impl PublishingLink {
 
     /// Nothing is on its way.
     fn is_idle(&self) -> bool {
-        self.outstanding.is_empty() && self.to_backends.is_empty() && self.refused.is_empty()
+        self.outstanding.is_empty() && self.to_backends.is_empty() && self.to_users.is_idle() && self.refused.is_empty()
     }
 
     /// What may be published now. While the instance does not hear, backends would answer it in vain.
@@ -235,13 +260,15 @@ impl PublishingLink {
         Lanes {
             instances: may_publish && in_order && self.outstanding.len() < self.window,
             backends: may_publish && self.to_backends.len() < self.window,
+            users: may_publish && self.to_users.is_open(self.window),
         }
     }
 
     /// The oldest on its way whose sender waits to be told.
     fn oldest(&self) -> Option<&Entry> {
         let of = |outstanding| Outstanding::entries(outstanding).find(|entry| entry.is_awaited());
-        [of(&self.outstanding), of(&self.to_backends)].into_iter().flatten().min_by_key(|entry| entry.since())
+        let all = [&self.outstanding, &self.to_backends, &self.to_users.outstanding];
+        all.map(of).into_iter().flatten().min_by_key(|entry| entry.since())
     }
 
     /// The broker may have lost what it had confirmed, so that goes first; nothing is outstanding while the gate is shut.
@@ -255,6 +282,7 @@ impl PublishingLink {
     fn put_all_back(&mut self, spool: &mut Spool) {
         let to_backends: Vec<Entry> = self.to_backends.drain().collect();
         spool.put_back(to_backends.into_iter());
+        spool.put_back(self.to_users.drain().into_iter());
         self.put_back(spool);
         self.metrics.unconfirmed(0);
     }
@@ -285,6 +313,18 @@ impl PublishingLink {
             // By then a beacon behind it is confirmed, or the link is given up.
             let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
             self.to_backends.begin(writing, Some(entry.on_its_way()), deadline);
+        }
+        while open.users
+            && self.to_users.is_open(self.window)
+            && let Some(entry) = spool.next(Lane::Users)
+        {
+            if !self.to_users.lets_pass(&entry) {
+                spool.put_back([entry].into_iter());
+                break;
+            }
+            let writing = self.write(&channels.users, &entry);
+            let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
+            self.to_users.outstanding.begin(writing, Some(entry.on_its_way()), deadline);
         }
     }
 
@@ -378,6 +418,35 @@ impl PublishingLink {
         }
     }
 
+    /// Of what concerns users, the sender is told; but first what found no mailbox is published again, into a new one.
+    fn settle_to_users(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+        for verdict in self.to_users.settle(settled, &self.metrics) {
+            match verdict {
+                Verdict::Confirmed(entry) => {
+                    self.metrics.confirmed(1);
+                    spool.confirm(entry);
+                }
+                Verdict::Refused(entry, why) => refuse(entry, why),
+            }
+        }
+    }
+
+    /// Publishes again what waited for these mailboxes; before it goes word of them, so that whoever hears of none is told of
+    /// nothing that stands in it.
+    fn publish_again(&mut self, channels: &Channels, made: &HashSet<UserName>, spool: &mut Spool) {
+        for user in made {
+            let (channel, names, user) = (channels.users.clone(), self.names.clone(), user.clone());
+            let writing = async move {
+                let (properties, options) = (envelope::mailbox_made(&user), BasicPublishOptions::default());
+                channel.basic_publish(names.peers.clone(), ShortString::default(), options, &[], properties).await
+            };
+            self.to_users.outstanding.begin(writing, None, Instant::now() + self.timeout);
+        }
+        let (again, without) = self.to_users.made(made);
+        spool.put_back(again.into_iter());
+        without.into_iter().for_each(|entry| refuse(entry, NotAccepted::NoMailbox));
+    }
+
     fn note(&mut self, event: Option<Event>) -> Result<(), Trouble> {
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
@@ -389,6 +458,7 @@ impl PublishingLink {
                 let deadline = Instant::now() + self.timeout;
                 self.outstanding.postpone(deadline);
                 self.to_backends.postpone(deadline + self.timeout);
+                self.to_users.postpone(deadline + self.timeout);
                 self.around.side.up();
             }
             Some(Event::Error(error)) => return Err(error.into()),
@@ -407,7 +477,7 @@ impl PublishingLink {
         if self.outstanding.is_late() {
             return Err(Trouble::passing(format!("no confirm within {} ms", self.timeout.as_millis())));
         }
-        while let Some(entry) = self.to_backends.give_up_late() {
+        while let Some(entry) = self.to_backends.give_up_late().or_else(|| self.to_users.give_up_late()) {
             entry.refuse(NotAccepted::Unconfirmed);
         }
         Ok(())
@@ -422,6 +492,14 @@ fn refuse(entry: Entry, why: NotAccepted) {
 
 /// Off only in a build that is to be caught losing messages, which it calls accepted.
 const REPUBLISHES: bool = !cfg!(feature = "fault-no-republishing");
+
+/// Ready with what is under way, if anything is.
+async fn end_of<T>(under_way: &mut Option<BoxFuture<'_, T>>) -> T {
+    match under_way {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
 
 async fn until(time: Option<Instant>) {
     match time {

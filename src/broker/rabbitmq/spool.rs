@@ -244,8 +244,8 @@ impl Spool {
         if let Some((receipt, _place)) = entry.sender.take() {
             receipt.settle(Ok(()));
         }
-        // What backends' queues have is on disk.
-        if self.bounds.keep.is_zero() || Lane::of(&entry.message.target) == Lane::Backends {
+        // What queues of backends and users have is on disk.
+        if self.bounds.keep.is_zero() || Lane::of(&entry.message.target) != Lane::Instances {
             return;
         }
         self.kept_bytes += entry.message.payload.len() + OVERHEAD_BYTES;

@@ -107,7 +107,9 @@ fn outcome(id: MessageId, settled: Option<Settled>) -> Outcome {
             Outcome::Unknown(id)
         }
         // TODO(users)
-        Some(Err(NotAccepted::MailboxFull | NotAccepted::NoMembers | NotAccepted::NoInstance)) => Outcome::Unknown(id),
+        Some(Err(
+            NotAccepted::MailboxFull | NotAccepted::NoMailbox | NotAccepted::NoMembers | NotAccepted::NoInstance,
+        )) => Outcome::Unknown(id),
     }
 }
 

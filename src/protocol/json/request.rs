@@ -116,10 +116,12 @@ pub enum ErrorCode {
     MailboxFull = 206,
     /// Nobody belongs to the group.
     NoMembers = 207,
+    /// The user's mailbox cannot be reached: it is not there.
+    NoMailbox = 208,
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 17] = [
+    pub const ALL: [ErrorCode; 18] = [
         ErrorCode::NotText,
         ErrorCode::NotJson,
         ErrorCode::UnknownType,
@@ -137,6 +139,7 @@ impl ErrorCode {
         ErrorCode::QueueFull,
         ErrorCode::MailboxFull,
         ErrorCode::NoMembers,
+        ErrorCode::NoMailbox,
     ];
 
     pub fn number(self) -> u16 {

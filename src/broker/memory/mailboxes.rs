@@ -1,0 +1,245 @@
+//! Mailboxes in the memory of the process: they end with it.
+//!
+//! One task owns them all, so that letters come in order and nothing is locked. It ends with the last handle.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::broker::{
+    LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Receipt, Wanted,
+};
+use crate::message::{Message, Target, now_unix_ms};
+use crate::user::{GroupName, UserName};
+
+/// What is asked of the task.
+enum Asked {
+    Keep(Message, Receipt),
+    Read(UserName, u64, Arc<dyn Reader>),
+    End(UserName, u64),
+    /// A letter by its number.
+    Acknowledge(UserName, u64),
+    Join(UserName, GroupName),
+    Leave(UserName, GroupName),
+    Take(UserName, usize, Wanted, oneshot::Sender<Vec<Message>>),
+}
+
+/// A handle to the mailboxes of the process.
+#[derive(Clone)]
+pub struct MemoryMailboxes {
+    asked: mpsc::UnboundedSender<Asked>,
+}
+
+impl MemoryMailboxes {
+    /// Starts the task on the current runtime.
+    pub fn start(bounds: MailboxBounds) -> MemoryMailboxes {
+        let (asked, orders) = mpsc::unbounded_channel();
+        let office =
+            Office { bounds, boxes: HashMap::new(), groups: HashMap::new(), last: 0, asked: asked.downgrade() };
+        tokio::spawn(office.run(orders));
+        MemoryMailboxes { asked }
+    }
+
+    /// Keeps a message for the user, or for each member of the group, that it is for.
+    pub fn keep(&self, message: Message, receipt: Receipt) {
+        self.ask(Asked::Keep(message, receipt));
+    }
+
+    fn ask(&self, asked: Asked) {
+        // The task lives as long as any handle.
+        let _ = self.asked.send(asked);
+    }
+}
+
+impl Mailboxes for MemoryMailboxes {
+    fn read(&self, user: UserName, reader: Arc<dyn Reader>) -> Reading {
+        let number = fastrand::u64(..);
+        self.ask(Asked::Read(user.clone(), number, reader));
+        let asked = self.asked.clone();
+        Reading::until(move || drop(asked.send(Asked::End(user, number))))
+    }
+
+    fn join(&self, user: UserName, group: GroupName) -> BoxFuture<'_, Result<(), NotAccepted>> {
+        self.ask(Asked::Join(user, group));
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn leave(&self, user: UserName, group: GroupName) -> BoxFuture<'_, Result<(), NotAccepted>> {
+        self.ask(Asked::Leave(user, group));
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn take(
+        &self,
+        user: UserName,
+        looked_at_max: usize,
+        wanted: Wanted,
+    ) -> BoxFuture<'_, Result<Vec<Message>, NotAccepted>> {
+        let (answer, taken) = oneshot::channel();
+        self.ask(Asked::Take(user, looked_at_max, wanted, answer));
+        Box::pin(async move { taken.await.map_err(|_| NotAccepted::NoMailbox) })
+    }
+}
+
+/// What the task owns.
+struct Office {
+    bounds: MailboxBounds,
+    boxes: HashMap<UserName, Mailbox>,
+    groups: HashMap<GroupName, BTreeSet<UserName>>,
+    /// The number of the newest letter.
+    last: u64,
+    asked: mpsc::WeakUnboundedSender<Asked>,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    /// Oldest first.
+    kept: VecDeque<Kept>,
+    /// The first one reads.
+    readers: VecDeque<(u64, Arc<dyn Reader>)>,
+}
+
+struct Kept {
+    number: u64,
+    message: Message,
+    since: Instant,
+    /// The reader has it.
+    is_held: bool,
+}
+
+impl Office {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Asked>) {
+        while let Some(asked) = orders.recv().await {
+            self.answer(asked);
+        }
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        match asked {
+            Asked::Keep(message, receipt) => receipt.settle(self.keep(message)),
+            Asked::Read(user, number, reader) => {
+                self.boxes.entry(user.clone()).or_default().readers.push_back((number, reader));
+                self.hand_out(&user);
+            }
+            Asked::End(user, number) => self.end(&user, number),
+            Asked::Acknowledge(user, number) => {
+                if let Some(mailbox) = self.boxes.get_mut(&user) {
+                    mailbox.kept.retain(|kept| kept.number != number);
+                }
+                self.hand_out(&user);
+            }
+            Asked::Join(user, group) => drop(self.groups.entry(group).or_default().insert(user)),
+            Asked::Leave(user, group) => {
+                if let Some(members) = self.groups.get_mut(&group) {
+                    members.remove(&user);
+                    if members.is_empty() {
+                        self.groups.remove(&group);
+                    }
+                }
+            }
+            Asked::Take(user, looked_at_max, wanted, answer) => {
+                let _ = answer.send(self.take(&user, looked_at_max, &wanted));
+            }
+        }
+    }
+
+    fn keep(&mut self, message: Message) -> Result<(), NotAccepted> {
+        match &message.target {
+            Target::User(user) => {
+                let user = user.clone();
+                self.keep_for(&user, message)
+            }
+            Target::Group(group) => {
+                let members = self.groups.get(group).cloned().ok_or(NotAccepted::NoMembers)?;
+                // As RabbitMQ does: every mailbox that has room keeps it, and the sender is told of one that has none.
+                let outcomes: Vec<_> = members.iter().map(|member| self.keep_for(member, message.clone())).collect();
+                outcomes.into_iter().collect()
+            }
+            _ => Err(NotAccepted::NoMailbox),
+        }
+    }
+
+    fn keep_for(&mut self, user: &UserName, message: Message) -> Result<(), NotAccepted> {
+        let bounds = self.bounds;
+        let mailbox = self.boxes.entry(user.clone()).or_default();
+        mailbox.expire(bounds);
+        let waiting = mailbox.kept.iter().filter(|kept| !kept.is_held);
+        let (messages, bytes) =
+            waiting.fold((0, 0), |(messages, bytes), kept| (messages + 1, bytes + kept.message.payload.len()));
+        if messages >= bounds.messages_max || bytes + message.payload.len() > bounds.bytes_max {
+            return Err(NotAccepted::MailboxFull);
+        }
+        self.last += 1;
+        mailbox.kept.push_back(Kept { number: self.last, message, since: Instant::now(), is_held: false });
+        self.hand_out(user);
+        Ok(())
+    }
+
+    fn end(&mut self, user: &UserName, number: u64) {
+        let Some(mailbox) = self.boxes.get_mut(user) else { return };
+        if mailbox.readers.front().is_some_and(|(first, _)| *first == number) {
+            mailbox.kept.iter_mut().for_each(|kept| kept.is_held = false);
+        }
+        mailbox.readers.retain(|(one, _)| *one != number);
+        self.hand_out(user);
+    }
+
+    /// Gives the reader what it may have, and forgets an empty mailbox that nobody reads.
+    fn hand_out(&mut self, user: &UserName) {
+        let Some(mailbox) = self.boxes.get_mut(user) else { return };
+        mailbox.expire(self.bounds);
+        let Some((_, reader)) = mailbox.readers.front().cloned() else {
+            if mailbox.kept.is_empty() {
+                self.boxes.remove(user);
+            }
+            return;
+        };
+        let held = mailbox.kept.iter().filter(|kept| kept.is_held).count();
+        let room = usize::from(LETTERS_UNACKNOWLEDGED_MAX).saturating_sub(held);
+        for kept in mailbox.kept.iter_mut().filter(|kept| !kept.is_held).take(room) {
+            kept.is_held = true;
+            let (asked, user, number) = (self.asked.clone(), user.clone(), kept.number);
+            reader.take(Letter::new(kept.message.clone(), move || {
+                if let Some(asked) = asked.upgrade() {
+                    let _ = asked.send(Asked::Acknowledge(user, number));
+                }
+            }));
+        }
+    }
+
+    fn take(&mut self, user: &UserName, looked_at_max: usize, wanted: &Wanted) -> Vec<Message> {
+        let Some(mailbox) = self.boxes.get_mut(user) else { return Vec::new() };
+        mailbox.expire(self.bounds);
+        let mut looked_at = 0;
+        let mut taken = Vec::new();
+        mailbox.kept.retain(|kept| {
+            let is_looked_at = !kept.is_held && looked_at < looked_at_max;
+            looked_at += usize::from(is_looked_at);
+            let is_taken = is_looked_at && wanted(&kept.message);
+            if is_taken {
+                taken.push(kept.message.clone());
+            }
+            !is_taken
+        });
+        self.hand_out(user);
+        taken
+    }
+}
+
+impl Mailbox {
+    /// Forgets what is too old.
+    fn expire(&mut self, bounds: MailboxBounds) {
+        let now_ms = now_unix_ms();
+        let is_fresh = |kept: &Kept| {
+            let is_of_use = kept.message.terms.as_ref().is_none_or(|terms| !terms.is_expired(now_ms));
+            kept.is_held || (is_of_use && kept.since.elapsed() <= bounds.age_max)
+        };
+        self.kept.retain(is_fresh);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Making mailboxes, and what else is done with one at a time: each on a channel of its own, since RabbitMQ closes the
+//! channel on which something goes wrong.
+
+use std::collections::HashSet;
+
+use deadpool_lapin::Object;
+use futures_util::future::join_all;
+use lapin::Channel;
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::Change;
+use crate::broker::rabbitmq::envelope;
+use crate::broker::rabbitmq::topology::{Names, is_code};
+use crate::broker::{MailboxBounds, Wanted};
+use crate::message::Message;
+use crate::user::UserName;
+
+/// Mailboxes that are made at a time.
+const AT_A_TIME: usize = 64;
+
+/// Makes the mailboxes of all of these; the answer is whose stand. An error is the connection's.
+pub async fn make_all(
+    connection: &Object,
+    names: &Names,
+    bounds: MailboxBounds,
+    users: Vec<UserName>,
+) -> Result<HashSet<UserName>, lapin::Error> {
+    let mut made = HashSet::new();
+    for some in users.chunks(AT_A_TIME) {
+        let channel = connection.create_channel().await?;
+        let all = join_all(some.iter().map(|user| declare(&channel, names, bounds, user))).await;
+        if all.iter().all(Result::is_ok) {
+            made.extend(some.iter().cloned());
+            channel.close(200, "made".into()).await?;
+            continue;
+        }
+        // Whichever failed took the others with it.
+        for user in some {
+            if make(connection, names, bounds, user).await?.is_ok() {
+                made.insert(user.clone());
+            }
+        }
+    }
+    Ok(made)
+}
+
+/// Makes one mailbox, unless it stands. The outer error is the connection's.
+async fn make(
+    connection: &Object,
+    names: &Names,
+    bounds: MailboxBounds,
+    user: &UserName,
+) -> Result<Result<(), lapin::Error>, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    match declare(&channel, names, bounds, user).await {
+        Ok(()) => Ok(Ok(channel.close(200, "made".into()).await?)),
+        // It stands with other bounds: those of an earlier configuration, or of an operator.
+        Err(error) if is_code(&error, 406) => Ok(Ok(())),
+        Err(error) => {
+            log::warn!("a mailbox cannot be made: {error}");
+            Ok(Err(error))
+        }
+    }
+}
+
+/// Classic: what is kept in it is on one node's disk, and a queue that mostly stands empty costs least so. When full it
+/// refuses (`reject-publish`), so that the sender is told.
+async fn declare(channel: &Channel, names: &Names, bounds: MailboxBounds, user: &UserName) -> Result<(), lapin::Error> {
+    let number = |value: u128| AMQPValue::LongLongInt(i64::try_from(value).unwrap_or(i64::MAX));
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    arguments.insert("x-max-length".into(), number(bounds.messages_max as u128));
+    arguments.insert("x-max-length-bytes".into(), number(bounds.bytes_max as u128));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    arguments.insert("x-message-ttl".into(), number(bounds.age_max.as_millis()));
+    arguments.insert("x-expires".into(), number(bounds.idle_max.as_millis()));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(names.mailbox(user), options, arguments).await?;
+    Ok(())
+}
+
+/// Tells every instance that a mailbox stands.
+pub async fn tell(channel: &Channel, names: &Names, user: &UserName) -> Result<(), lapin::Error> {
+    let (properties, options) = (envelope::mailbox_made(user), BasicPublishOptions::default());
+    channel.basic_publish(names.peers.clone(), ShortString::default(), options, &[], properties).await?;
+    Ok(())
+}
+
+/// Begins or ends a membership.
+pub async fn change(
+    connection: &Object,
+    names: &Names,
+    bounds: MailboxBounds,
+    change: &Change,
+) -> Result<(), lapin::Error> {
+    let (queue, key) = (names.mailbox(&change.user), ShortString::from(change.group.as_str()));
+    if !change.joins {
+        let channel = connection.create_channel().await?;
+        return channel.queue_unbind(queue, names.groups.clone(), key, FieldTable::default()).await;
+    }
+    make(connection, names, bounds, &change.user).await??;
+    let channel = connection.create_channel().await?;
+    let options = QueueBindOptions::default();
+    channel.queue_bind(queue, names.groups.clone(), key, options, FieldTable::default()).await?;
+    tell(&channel, names, &change.user).await?;
+    channel.close(200, "joined".into()).await
+}
+
+/// Takes what is wanted out of a mailbox. What is taken is acknowledged in a transaction, so that it is gone for certain
+/// when it is answered.
+pub async fn take(
+    connection: &Object,
+    names: &Names,
+    user: &UserName,
+    looked_at_max: usize,
+    wanted: &Wanted,
+) -> Result<Vec<Message>, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    channel.tx_select().await?;
+    let (mut taken, mut tags) = (Vec::new(), Vec::new());
+    for _ in 0..looked_at_max {
+        let got = match channel.basic_get(names.mailbox(user), BasicGetOptions::default()).await {
+            Ok(Some(got)) => got.delivery,
+            Ok(None) => break,
+            // There is no mailbox.
+            Err(error) if is_code(&error, 404) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let tag = got.delivery_tag;
+        match envelope::open_letter(got, names, user) {
+            Some(message) if !wanted(&message) => {}
+            Some(message) => {
+                tags.push(tag);
+                taken.push(message);
+            }
+            // A look whether there is a mailbox.
+            None => tags.push(tag),
+        }
+    }
+    for tag in tags {
+        channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
+    }
+    channel.tx_commit().await?;
+    // What was looked at and not taken goes back to its place.
+    channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await?;
+    channel.tx_commit().await?;
+    channel.close(200, "taken".into()).await?;
+    Ok(taken)
+}

@@ -1,0 +1,324 @@
+//! What is done with mailboxes over one connection: looking whether they stand, consuming them, acknowledging.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use deadpool_lapin::Object;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, SelectAll};
+use futures_util::{Stream, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Confirmation, Event};
+use tokio::sync::mpsc;
+
+use super::{Asked, Held, Readings, State, Supervisor, making};
+use crate::broker::rabbitmq::envelope;
+use crate::broker::rabbitmq::link::Trouble;
+use crate::broker::rabbitmq::topology::Names;
+use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, NotAccepted};
+use crate::message::now_unix_ms;
+use crate::metrics::{BrokerMetrics, Dropped};
+
+/// Looks and beginnings that are under way at a time.
+const UNDER_WAY_MAX: usize = 256;
+
+/// What was done beside.
+enum Done {
+    /// Whether a mailbox stands, for a reading.
+    Looked(u64, bool),
+    Consumes(u64, lapin::Consumer),
+    Else,
+}
+
+/// A consumer, with the reading that it is for. Its last item is its end.
+struct Mail {
+    reading: u64,
+    consumer: Option<lapin::Consumer>,
+}
+
+impl Stream for Mail {
+    type Item = (u64, Option<Result<Delivery, lapin::Error>>);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let reading = self.reading;
+        let Some(consumer) = &mut self.consumer else { return Poll::Ready(None) };
+        let next = ready!(Pin::new(consumer).poll_next(cx));
+        if next.is_none() {
+            self.consumer = None;
+        }
+        Poll::Ready(Some((reading, next)))
+    }
+}
+
+/// All of it, for as long as the connection lasts.
+struct Office<'a> {
+    connection: Arc<Object>,
+    number: u64,
+    names: Names,
+    bounds: MailboxBounds,
+    message_bytes_max: usize,
+    metrics: BrokerMetrics,
+    asked: mpsc::UnboundedSender<Asked>,
+    readings: &'a mut Readings,
+    letters: Channel,
+    looks: Channel,
+    under_way: FuturesUnordered<BoxFuture<'static, Result<Done, lapin::Error>>>,
+    mail: SelectAll<Mail>,
+    /// Whose mailboxes are to be looked for.
+    unknown: Vec<u64>,
+}
+
+impl Supervisor {
+    /// Serves over one connection, until it is lost.
+    pub async fn serve(&mut self, connection: Arc<Object>) -> Trouble {
+        let mut events = std::pin::pin!(connection.events_listener());
+        let channels = async {
+            let (letters, looks) = (connection.create_channel().await?, connection.create_channel().await?);
+            letters.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
+            looks.confirm_select(ConfirmSelectOptions::default()).await?;
+            crate::broker::rabbitmq::topology::declare_cluster(&looks, &self.names).await?;
+            Ok::<_, lapin::Error>((letters, looks))
+        };
+        let (letters, looks) = match channels.await {
+            Ok(channels) => channels,
+            Err(error) => {
+                self.endpoints.skip();
+                return error.into();
+            }
+        };
+        let unknown = self.readings.all.keys().copied().collect();
+        let mut office = Office {
+            connection: connection.clone(),
+            number: self.connections,
+            names: self.names.clone(),
+            bounds: self.bounds,
+            message_bytes_max: self.message_bytes_max,
+            metrics: self.metrics.clone(),
+            asked: self.asked.clone(),
+            readings: &mut self.readings,
+            letters,
+            looks,
+            under_way: FuturesUnordered::new(),
+            mail: SelectAll::new(),
+            unknown,
+        };
+        loop {
+            office.look_for_some();
+            let outcome = tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    Some(Event::Error(error)) => Err(error.into()),
+                    Some(_) => Ok(()),
+                    None => Err(Trouble::passing("the connection ended")),
+                },
+                Some(done) = office.under_way.next(), if !office.under_way.is_empty() => office.done(done),
+                Some(asked) = self.orders.recv() => office.answer(asked).await,
+                Some((reading, delivery)) = office.mail.next(), if !office.mail.is_empty() => {
+                    office.deliver(reading, delivery).await
+                }
+            };
+            if let Err(trouble) = outcome {
+                return trouble;
+            }
+        }
+    }
+}
+
+impl Office<'_> {
+    async fn answer(&mut self, asked: Asked) -> Result<(), Trouble> {
+        match asked {
+            Asked::Read(user, number, reader) => {
+                self.readings.add(number, user, reader);
+                self.unknown.push(number);
+            }
+            Asked::End(number) => self.end(number).await?,
+            Asked::Acknowledge(held) if held.connection == self.number => {
+                if let Some(one) = self.readings.all.get_mut(&held.reading)
+                    && one.unacknowledged.remove(&held.tag)
+                {
+                    self.letters.basic_ack(held.tag, BasicAckOptions { multiple: false }).await?;
+                }
+            }
+            // It came again, or went to somebody else.
+            Asked::Acknowledge(_) => {}
+            Asked::Made(user) => {
+                if let Some(number) = self.readings.by_user.get(&user).copied() {
+                    self.look_again(number);
+                }
+            }
+            Asked::LookAgain => {
+                let all: Vec<u64> = self.readings.all.keys().copied().collect();
+                all.into_iter().for_each(|number| self.look_again(number));
+            }
+            Asked::Change(change, done) => {
+                let (connection, names, bounds) = (self.connection.clone(), self.names.clone(), self.bounds);
+                self.beside(async move {
+                    let outcome = making::change(&connection, &names, bounds, &change).await;
+                    let _ = done.send(outcome.map_err(no_mailbox));
+                });
+            }
+            Asked::Take(user, looked_at_max, wanted, taken) => {
+                let (connection, names) = (self.connection.clone(), self.names.clone());
+                self.beside(async move {
+                    let outcome = making::take(&connection, &names, &user, looked_at_max, &wanted).await;
+                    let _ = taken.send(outcome.map_err(no_mailbox));
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.under_way.push(Box::pin(async move {
+            work.await;
+            Ok(Done::Else)
+        }));
+    }
+
+    /// Whatever was seen before, it may stand now.
+    fn look_again(&mut self, number: u64) {
+        let Some(one) = self.readings.all.get_mut(&number) else { return };
+        match one.state {
+            State::Absent => {
+                one.state = State::Unknown;
+                self.unknown.push(number);
+            }
+            State::Looking => one.state = State::LookingAgain,
+            State::Unknown | State::LookingAgain | State::Consuming => {}
+        }
+    }
+
+    /// Looks for mailboxes: a message that goes at once unless somebody reads there, and comes back if nothing is there.
+    fn look_for_some(&mut self) {
+        while self.under_way.len() < UNDER_WAY_MAX
+            && let Some(number) = self.unknown.pop()
+        {
+            let Some(one) = self.readings.all.get_mut(&number).filter(|one| one.state == State::Unknown) else {
+                continue;
+            };
+            one.state = State::Looking;
+            let (looks, queue) = (self.looks.clone(), self.names.mailbox(&one.user));
+            self.under_way.push(Box::pin(async move {
+                let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+                let confirm =
+                    looks.basic_publish(ShortString::default(), queue, options, &[], envelope::look()).await?;
+                Ok(match confirm.await? {
+                    Confirmation::Ack(Some(_returned)) => Done::Looked(number, false),
+                    // A full mailbox refuses even that.
+                    Confirmation::Ack(None) | Confirmation::Nack(_) | Confirmation::NotRequested => {
+                        Done::Looked(number, true)
+                    }
+                })
+            }));
+        }
+    }
+
+    fn done(&mut self, done: Result<Done, lapin::Error>) -> Result<(), Trouble> {
+        match done? {
+            Done::Looked(number, stands) => self.looked(number, stands),
+            Done::Consumes(reading, consumer) if self.readings.all.contains_key(&reading) => {
+                self.mail.push(Mail { reading, consumer: Some(consumer) });
+            }
+            // Its end was asked for before it began.
+            Done::Consumes(reading, consumer) => {
+                self.mail.push(Mail { reading, consumer: Some(consumer) });
+                self.cancel(reading);
+            }
+            Done::Else => {}
+        }
+        Ok(())
+    }
+
+    fn looked(&mut self, number: u64, stands: bool) {
+        let Some(one) = self.readings.all.get_mut(&number) else { return };
+        if !stands {
+            let again = std::mem::replace(&mut one.state, State::Absent) == State::LookingAgain;
+            if again {
+                self.look_again(number);
+            }
+            return;
+        }
+        one.state = State::Consuming;
+        let (letters, queue) = (self.letters.clone(), self.names.mailbox(&one.user));
+        self.under_way.push(Box::pin(async move {
+            let options = BasicConsumeOptions::default();
+            let consumer = letters.basic_consume(queue, tag(number), options, FieldTable::default()).await?;
+            Ok(Done::Consumes(number, consumer))
+        }));
+    }
+
+    /// Gives back what a reading has not acknowledged.
+    async fn end(&mut self, number: u64) -> Result<(), Trouble> {
+        let Some(one) = self.readings.remove(number) else { return Ok(()) };
+        if one.state != State::Consuming {
+            return Ok(());
+        }
+        self.cancel(number);
+        for held in one.unacknowledged.into_iter().rev() {
+            self.letters.basic_nack(held, BasicNackOptions { multiple: false, requeue: true }).await?;
+        }
+        Ok(())
+    }
+
+    fn cancel(&self, number: u64) {
+        let letters = self.letters.clone();
+        let mut cancelling: BoxFuture<'static, _> = Box::pin(async move {
+            letters.basic_cancel(tag(number), BasicCancelOptions::default()).await?;
+            Ok(Done::Else)
+        });
+        // lapin queues the frame at the first poll: before what goes back, which would else come here again.
+        if cancelling.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.under_way.push(cancelling);
+        }
+    }
+
+    async fn deliver(&mut self, number: u64, delivery: Option<Result<Delivery, lapin::Error>>) -> Result<(), Trouble> {
+        let Some(delivery) = delivery.transpose()? else {
+            // The broker ended it: the mailbox is gone, or its node.
+            if let Some(one) = self.readings.all.get_mut(&number) {
+                one.state = State::Unknown;
+                one.unacknowledged.clear();
+                self.unknown.push(number);
+            }
+            return Ok(());
+        };
+        let tag = delivery.delivery_tag;
+        let Some(one) = self.readings.all.get_mut(&number) else {
+            // It comes to who reads now.
+            self.letters.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await?;
+            return Ok(());
+        };
+        let fits = delivery.data.len() <= self.message_bytes_max;
+        let message = envelope::open_letter(delivery, &self.names, &one.user);
+        let is_of_use = |terms: &crate::terms::Terms| !terms.is_expired(now_unix_ms());
+        let Some(message) =
+            message.filter(|message| fits && message.terms.as_ref().is_none_or(|terms| is_of_use(terms)))
+        else {
+            if !fits {
+                self.metrics.dropped(Dropped::Oversized);
+            }
+            self.letters.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
+            return Ok(());
+        };
+        one.unacknowledged.insert(tag);
+        let (asked, held) = (self.asked.clone(), Held { connection: self.number, reading: number, tag });
+        one.reader.take(Letter::new(message, move || drop(asked.send(Asked::Acknowledge(held)))));
+        Ok(())
+    }
+}
+
+fn no_mailbox(error: lapin::Error) -> NotAccepted {
+    log::debug!("a mailbox cannot be reached: {error}");
+    NotAccepted::NoMailbox
+}
+
+/// Of a reading's consumer.
+fn tag(number: u64) -> ShortString {
+    format!("reading-{number:x}").into()
+}

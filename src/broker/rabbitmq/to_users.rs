@@ -1,0 +1,148 @@
+//! What concerns users, on its way: to their mailboxes, and to the instances that hold them.
+//!
+//! What finds no mailbox comes back. Then nothing else of this lane is published until the mailbox is made and what came
+//! back is on its way again, in order. That holds for a user's first message only if no later one slips in: so of a user
+//! whose mailbox was not seen so far one message is on its way at a time.
+
+use std::collections::HashSet;
+
+use lapin::Confirmation;
+use tokio::time::Instant;
+
+use super::outstanding::{Outstanding, Settled};
+use super::spool::Entry;
+use crate::broker::NotAccepted;
+use crate::message::Target;
+use crate::metrics::BrokerMetrics;
+use crate::user::UserName;
+
+/// Users whose mailboxes are remembered to stand; past them all are forgotten, and each is seen again.
+const KNOWN_MAX: usize = 100_000;
+
+#[derive(Default)]
+pub struct ToUsers {
+    pub outstanding: Outstanding,
+    /// What found no mailbox, oldest first.
+    returned: Vec<Entry>,
+    known: HashSet<UserName>,
+    /// Whose first message is on its way.
+    doubted: HashSet<UserName>,
+    /// The next message waits for one of these.
+    waits: bool,
+}
+
+/// What is done with what was settled.
+pub enum Verdict {
+    Confirmed(Entry),
+    Refused(Entry, NotAccepted),
+}
+
+impl ToUsers {
+    pub fn is_idle(&self) -> bool {
+        self.outstanding.is_empty() && self.returned.is_empty()
+    }
+
+    /// Whether more may go.
+    pub fn is_open(&self, window: usize) -> bool {
+        self.returned.is_empty() && !self.waits && self.outstanding.len() < window
+    }
+
+    /// Whether a message may go now; if so it is counted as being on its way.
+    pub fn lets_pass(&mut self, entry: &Entry) -> bool {
+        let passes = match &entry.message.target {
+            Target::User(user) if !self.known.contains(user) => self.doubted.insert(user.clone()),
+            _ => true,
+        };
+        self.waits = !passes;
+        passes
+    }
+
+    /// Sorts what the broker has said.
+    pub fn settle(&mut self, settled: Vec<Settled>, metrics: &BrokerMetrics) -> Vec<Verdict> {
+        self.waits = false;
+        let mut verdicts = Vec::with_capacity(settled.len());
+        for (entry, confirmation) in settled {
+            let user = match &entry.message.target {
+                Target::User(user) => Some(user.clone()),
+                _ => None,
+            };
+            if let Some(user) = &user {
+                self.doubted.remove(user);
+            }
+            match confirmation {
+                Confirmation::Ack(None) => {
+                    user.into_iter().for_each(|user| self.note(user));
+                    verdicts.push(Verdict::Confirmed(entry));
+                }
+                Confirmation::Ack(Some(_returned)) => {
+                    metrics.returned(1);
+                    if let Some(user) = user {
+                        self.known.remove(&user);
+                        self.returned.push(entry);
+                        continue;
+                    }
+                    let why = match &entry.message.target {
+                        Target::Group(_) => NotAccepted::NoMembers,
+                        _ => NotAccepted::NoInstance,
+                    };
+                    verdicts.push(Verdict::Refused(entry, why));
+                }
+                Confirmation::Nack(_) | Confirmation::NotRequested => {
+                    metrics.nacked(1);
+                    user.into_iter().for_each(|user| self.note(user));
+                    verdicts.push(Verdict::Refused(entry, NotAccepted::MailboxFull));
+                }
+            }
+        }
+        verdicts
+    }
+
+    fn note(&mut self, user: UserName) {
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+        }
+        self.known.insert(user);
+    }
+
+    /// Whose mailboxes are to be made before anything else goes.
+    pub fn wanted(&self) -> Option<Vec<UserName>> {
+        if self.returned.is_empty() || !self.outstanding.is_empty() {
+            return None;
+        }
+        let users = self.returned.iter().filter_map(|entry| match &entry.message.target {
+            Target::User(user) => Some(user.clone()),
+            _ => None,
+        });
+        let users: HashSet<UserName> = users.collect();
+        Some(users.into_iter().collect())
+    }
+
+    /// What is published again now that these mailboxes stand, and what cannot be.
+    pub fn made(&mut self, made: &HashSet<UserName>) -> (Vec<Entry>, Vec<Entry>) {
+        std::mem::take(&mut self.returned).into_iter().partition(|entry| match &entry.message.target {
+            Target::User(user) => made.contains(user),
+            _ => true,
+        })
+    }
+
+    /// Everything that is not settled, oldest first.
+    pub fn drain(&mut self) -> Vec<Entry> {
+        self.doubted.clear();
+        self.waits = false;
+        self.returned.drain(..).chain(self.outstanding.drain()).collect()
+    }
+
+    /// Gives up waiting for the oldest, if it is late.
+    pub fn give_up_late(&mut self) -> Option<Entry> {
+        let entry = self.outstanding.give_up_late()?;
+        self.waits = false;
+        if let Target::User(user) = &entry.message.target {
+            self.doubted.remove(user);
+        }
+        Some(entry)
+    }
+
+    pub fn postpone(&mut self, deadline: Instant) {
+        self.outstanding.postpone(deadline);
+    }
+}
