@@ -15,7 +15,7 @@ use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBoun
 use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, Link, MailboxBounds, Mailboxes};
 use crate::config::{ApiKeys, BrokerChoice, BrokerUri, Config, MetricsListen};
 use crate::http::{self, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
-use crate::hub::{self, Batching, HistoryLimits, Hub, SessionNamed};
+use crate::hub::{self, Batching, HistoryLimits, Hub, Post, SessionNamed};
 use crate::instance::{Incarnation, InstanceName};
 use crate::interest::Interest;
 use crate::message::MessageIds;
@@ -24,6 +24,7 @@ use crate::open_files;
 use crate::place::Delivered;
 use crate::session::{Limits, NoResumption, Rate, Sessions};
 use crate::stop::{self, Patience};
+use crate::users::{Alone, Users};
 
 /// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
 const FILES_KEPT_FREE: u64 = 128;
@@ -36,6 +37,9 @@ const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
 
 /// Word from the broker should it never let this instance in.
 type Refused = Option<oneshot::Receiver<NameTaken>>;
+
+/// What carries messages, and what keeps those for users.
+type Carriage = (Arc<dyn Broker>, Arc<dyn Mailboxes>, Refused);
 
 /// One instance, bound to its port.
 pub struct App {
@@ -107,14 +111,23 @@ impl App {
         let workers = tokio::runtime::Handle::current().metrics().num_workers();
         let hub = Hub::start(workers, interest.clone(), self.metrics.hub.clone());
         let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
-        let (broker, mailboxes, refused) = self.broker(deliveries, interest.clone())?;
         let message_ids = MessageIds::new(self.incarnation.clone());
+        let (broker, mailboxes, refused) = self.broker(deliveries, interest.clone(), &message_ids)?;
+        let users = Users::start(
+            self.instance().clone(),
+            broker.clone(),
+            mailboxes,
+            Arc::new(Alone),
+            Duration::from_millis(self.config.letter_ack_timeout_ms),
+            self.config.unread,
+        );
         let sessions = Sessions::new(
             limits(&self.config),
             hub.clone(),
             broker.clone(),
             message_ids.clone(),
             self.metrics.sessions.clone(),
+            users.clone(),
         );
         log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);
         let replay = replay(&self.config);
@@ -131,13 +144,14 @@ impl App {
             replay,
         });
         let handshakes = handshake_limits(&self.config);
-        let batching = self.batching(replay.ok(), broker.link(), &sessions);
+        let batching = self.batching(replay.ok(), broker.link(), &sessions, &users);
         let mut patience = Patience {
             delay: Duration::from_millis(self.config.drain_delay_ms),
             timeout: Duration::from_millis(self.config.drain_timeout_ms),
         };
         let fan_out = tokio::spawn(hub.run(batching, delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
+        let letters = tokio::spawn(users.sweep());
         let scrape = Scrape { metrics: self.metrics, sessions: sessions.clone(), link: broker.link() };
         let scraping = serve_metrics(self.metrics_listener, scrape, handshakes)?;
         let serving = self.listener.serve("http", http::routes(site.clone()), handshakes, sessions.metrics().clone());
@@ -155,6 +169,7 @@ impl App {
         let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, site.api.all_answered()).await;
         serving.stop().await;
         sweep.abort();
+        letters.abort();
         fan_out.abort();
         // Last, so that the stop can be watched.
         if let Some(scraping) = scraping {
@@ -168,7 +183,9 @@ impl App {
         history: Option<HistoryLimits>,
         link: watch::Receiver<Link>,
         sessions: &Arc<Sessions>,
+        users: &Arc<Users>,
     ) -> Batching {
+        let users = Arc::downgrade(users);
         Batching {
             own: self.incarnation.clone(),
             compression_bytes_min: self.config.compression_bytes_min,
@@ -177,7 +194,14 @@ impl App {
             resume_bytes_max: if resumption(&self.config).is_ok() { self.config.resume_bytes_max } else { 0 },
             looks_back: Arc::new(move || link.borrow().attachments == 0),
             session_named: self.session_named(sessions),
-            post: hub::Post::default(),
+            post: Post {
+                to_user: Arc::new(move |user, message| {
+                    if let Some(users) = users.upgrade() {
+                        users.give_copy(user, message);
+                    }
+                }),
+                ..Post::default()
+            },
         }
     }
 
@@ -199,7 +223,8 @@ impl App {
         &self,
         deliveries: mpsc::Sender<Delivered>,
         interest: Arc<Interest>,
-    ) -> anyhow::Result<(Arc<dyn Broker>, Arc<dyn Mailboxes>, Refused)> {
+        message_ids: &MessageIds,
+    ) -> anyhow::Result<Carriage> {
         let config = &self.config;
         let bounds = mailbox_bounds(config);
         let keys = KeyBounds {
@@ -217,6 +242,7 @@ impl App {
                     endpoints: endpoints(config, uris)?,
                     prefix: config.prefix.to_string(),
                     incarnation: self.incarnation.clone(),
+                    message_ids: message_ids.clone(),
                     delivery: config.delivery,
                     spool: SpoolBounds {
                         messages_max: config.spool_messages_max,

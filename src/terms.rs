@@ -5,7 +5,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::message::Target;
-use crate::user::UserName;
+use crate::user::{GroupName, UserName};
 
 /// Bytes of an idempotency key: room for any identifier, and it fits an AMQP short string.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 200;
@@ -19,6 +19,8 @@ pub struct Terms {
     pub expires_ms: Option<u64>,
     /// The user who says it.
     pub from: Option<UserName>,
+    /// The group to which it was said.
+    pub group: Option<GroupName>,
     /// What it is about, by which a user may ask for it ([`crate::broker::Mailboxes::take`]).
     pub subject: Option<Box<str>>,
 }

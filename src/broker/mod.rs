@@ -119,6 +119,8 @@ pub enum NotAccepted {
     NoMailbox,
     #[error("nobody belongs to the group")]
     NoMembers,
+    #[error("the user has no session")]
+    NotConnected,
     #[error("the instance is gone")]
     NoInstance,
 }

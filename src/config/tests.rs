@@ -204,7 +204,7 @@ fn a_wrong_variable_is_named_in_one_line() {
 fn a_wrong_file_is_named_in_one_line() {
     let cases = [
         ("prot = 1", "FILE: unknown key \"prot\"; did you mean port?"),
-        ("[upstream]", "FILE: unknown key \"upstream\""),
+        ("[zebra]", "FILE: unknown key \"zebra\""),
         (
             "port = \"80\"",
             "FILE:port: \"80\" is not allowed (its type is string, it must be an integer); expected a whole number \
@@ -436,7 +436,7 @@ fn markdown_has_a_row_for_every_option() {
 #[test]
 fn the_rows_of_a_heading_stand_together_and_every_text_is_a_sentence() {
     let headings: Vec<&str> = rows().chunk_by(|a, b| a.heading == b.heading).map(|group| group[0].heading).collect();
-    assert_eq!(headings, ["Listening", "Broker", "Access", "Publishing", "Sessions", "Process"]);
+    assert_eq!(headings, ["Listening", "Broker", "Access", "Publishing", "Sessions", "Users", "Process"]);
     for row in rows() {
         assert!(row.help.ends_with('.') && row.reason.ends_with('.'), "{}", row.name);
     }

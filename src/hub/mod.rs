@@ -37,7 +37,7 @@ pub use format::Format;
 pub use frames::{About, Frames};
 pub use history::{HistoryLimits, Replay};
 pub use log::{Excerpt, Known, Record};
-pub use resume::{Behind, Expected, Gone, Last, Look, encode};
+pub use resume::{Behind, Expected, Gone, Last, Look, encode, encode_one};
 pub use seat::Seat;
 pub use wish::Wish;
 use worker::{Change, Worker, WorkerHandle};

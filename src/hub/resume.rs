@@ -15,7 +15,7 @@ use super::wish::Wish;
 use super::{Format, Hub, Listener, Membership};
 use crate::cursor::Cursor;
 use crate::interest::Interest;
-use crate::message::{PayloadKind, now_unix_ms};
+use crate::message::{Message, PayloadKind, now_unix_ms};
 use crate::place::{Partition, Position};
 use crate::protocol::{frame, json};
 use crate::topic::Pattern;
@@ -128,17 +128,22 @@ pub fn encode(record: &Record, format: Format, cursor: &mut Cursor) -> Bytes {
     if let Some(reached) = record.place.reached {
         cursor.set(record.place.partition, reached);
     }
+    encode_one(&record.message, format, cursor)
+}
+
+/// One message for one client, uncompressed; `at` is how far it has heard everything else, if it is told.
+pub fn encode_one(message: &Message, format: Format, at: &Cursor) -> Bytes {
     match format {
-        Format::Plain | Format::PlainDeflated => frame::message(record.message.kind, &record.message.payload),
+        Format::Plain | Format::PlainDeflated => frame::message(message.kind, &message.payload),
         Format::Json | Format::JsonDeflated => {
             let mut text = Vec::new();
-            json::encode_message(&record.message, cursor, &mut text);
+            json::encode_message(message, at, &mut text);
             frame::message(PayloadKind::Text, &text)
         }
         Format::Events => {
             let (mut text, mut event) = (Vec::new(), BytesMut::new());
-            json::encode_message(&record.message, cursor, &mut text);
-            json::encode_event(&record.message, cursor, &text, &mut event);
+            json::encode_message(message, at, &mut text);
+            json::encode_event(message, at, &text, &mut event);
             event.freeze()
         }
     }

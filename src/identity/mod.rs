@@ -22,6 +22,13 @@ pub struct Rights {
     pub roles: Vec<Role>,
 }
 
+impl Rights {
+    /// Whether somebody has a role, or that of who may do everything.
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.iter().any(|one| *one == role || *one == Role::Admin)
+    }
+}
+
 /// Which topics somebody may subscribe to, or publish to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Topics {

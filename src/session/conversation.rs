@@ -70,6 +70,16 @@ impl Conversation {
                 session.publish_and_tell(id, target, kind, payload).await;
                 return Ok(());
             }
+            Request::SendTo { id, to, is_kept, kind, payload } => {
+                if let Err((code, explanation)) = session.send_to(id.clone(), to, is_kept, kind, payload).await {
+                    return Err(Refusal::new(id, code, explanation));
+                }
+                return Ok(());
+            }
+            Request::Acknowledge { message_id } => {
+                session.heed_acknowledgement(&message_id);
+                return Ok(());
+            }
             Request::Ping { id } => {
                 session.tell(&Notice::pong(id.as_ref()));
                 return Ok(());
@@ -173,12 +183,22 @@ impl Session {
         kind: PayloadKind,
         payload: Bytes,
     ) {
-        let pending_max = self.sessions.limits().pending_requests_max;
-        poll_fn(|_| self.poll_unsettled_below(pending_max)).await;
+        self.room_for_one_more().await;
         // A client that is gone, or to leave, has been read no further than this: what was read is published.
         let message_id = self.sessions.message_ids().next();
-        let publication = Publication { session: self.clone(), request, message_id: message_id.clone() };
-        self.hand_over(message_id, target, kind, payload, Receipt::to(Arc::new(publication))).await;
+        let receipt = self.receipt(request, &message_id);
+        self.hand_over(message_id, target, kind, payload, receipt).await;
+    }
+
+    /// Ready when the outcome of few enough messages is not known.
+    pub(super) async fn room_for_one_more(&self) {
+        let pending_max = self.sessions.limits().pending_requests_max;
+        poll_fn(|_| self.poll_unsettled_below(pending_max)).await;
+    }
+
+    /// By which the client is told what became of a message.
+    pub(super) fn receipt(self: &Arc<Self>, request: Option<RequestId>, message_id: &MessageId) -> Receipt {
+        Receipt::to(Arc::new(Publication { session: self.clone(), request, message_id: message_id.clone() }))
     }
 }
 
@@ -219,6 +239,7 @@ fn code(reason: NotAccepted) -> ErrorCode {
         NotAccepted::MailboxFull => ErrorCode::MailboxFull,
         NotAccepted::NoMailbox => ErrorCode::NoMailbox,
         NotAccepted::NoMembers => ErrorCode::NoMembers,
+        NotAccepted::NotConnected => ErrorCode::NotConnected,
         NotAccepted::NoInstance => ErrorCode::Unconfirmed,
     }
 }

@@ -8,6 +8,7 @@
 mod addresses;
 mod conversation;
 mod drain;
+mod letters;
 mod limits;
 mod rate;
 mod registry;

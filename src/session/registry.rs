@@ -24,6 +24,7 @@ use crate::inbound::SessionName;
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
+use crate::users::Users;
 
 /// All sessions of this instance, and what they share.
 pub struct Sessions {
@@ -50,6 +51,7 @@ pub struct Sessions {
     metrics: SessionMetrics,
     /// Where sessions run; connections are accepted elsewhere.
     runtime: Handle,
+    users: Arc<Users>,
 }
 
 impl Sessions {
@@ -60,6 +62,7 @@ impl Sessions {
         broker: Arc<dyn Broker>,
         message_ids: MessageIds,
         metrics: SessionMetrics,
+        users: Arc<Users>,
     ) -> Arc<Sessions> {
         Arc::new(Sessions {
             open: DashMap::new(),
@@ -78,6 +81,7 @@ impl Sessions {
             message_ids,
             metrics,
             runtime: Handle::current(),
+            users,
         })
     }
 
@@ -131,6 +135,7 @@ impl Sessions {
         self.open.insert(id, session.clone());
         self.metrics.opened(session.format.is_events());
         let hearing = self.hear(&session, channel);
+        session.begin_letters();
         let registration = Registration { session, hearing, permit };
         // Looked at once it can be found, so that a drain either finds it or is seen here.
         if self.all_leave.load(Ordering::Acquire) {
@@ -180,6 +185,10 @@ impl Sessions {
     pub fn named(&self, name: &SessionName) -> Option<Arc<Session>> {
         let number = name.number_within(self.message_ids.incarnation())?;
         self.open.get(&SessionId(number)).map(|entry| entry.value().clone())
+    }
+
+    pub fn users(&self) -> &Arc<Users> {
+        &self.users
     }
 
     pub fn is_draining(&self) -> bool {
@@ -311,6 +320,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let (sessions, session) = (&self.permit.sessions, &self.session);
+        session.end_letters();
         sessions.open.remove(&session.id);
         sessions.metrics.gone(session.format.is_events());
         if !session.ended.swap(true, Ordering::AcqRel) {

@@ -138,7 +138,8 @@ impl SessionTask {
         let mut inputs = parse(&mut self.parser, &mut input);
         if let Some(rate) = self.session().sessions.limits().rate {
             let now_ms = self.session().sessions.clock().now_ms();
-            let said = inputs.iter().filter(|input| input.is_said()).count();
+            let session = self.session();
+            let said = inputs.iter().filter(|input| input.is_said(session)).count();
             let granted = self.allowance.take(&rate, now_ms, said as u32) as usize;
             if granted < said {
                 // Closes come last, so what is said are the first.
@@ -186,8 +187,12 @@ enum Input {
 
 impl Input {
     /// Whether it counts towards the rate: all that makes the server work, and what costs as much to read.
-    fn is_said(&self) -> bool {
-        matches!(self, Input::Event(Event::Message { .. } | Event::Ping(_) | Event::Pong(_)))
+    fn is_said(&self, session: &Session) -> bool {
+        match self {
+            Input::Event(Event::Pong(payload)) => !session.may_be_proof(payload),
+            Input::Event(Event::Message { .. } | Event::Ping(_)) => true,
+            Input::Event(Event::Close { .. }) | Input::Offence(_) => false,
+        }
     }
 }
 
@@ -234,7 +239,7 @@ impl Session {
                     Some(Talk::Silent { .. }) | None => self.publish(kind, payload).await,
                 },
                 Input::Event(Event::Ping(payload)) => self.send(&frame::pong(&payload)),
-                Input::Event(Event::Pong(_)) => {}
+                Input::Event(Event::Pong(payload)) => self.heed_proof(&payload),
                 Input::Event(Event::Close { code, .. }) => {
                     // Not before it is known what became of its messages: a refusal is told instead.
                     self.all_settled().await;
@@ -270,11 +275,16 @@ impl Session {
         payload: Bytes,
         receipt: Receipt,
     ) {
-        self.unsettled.fetch_add(1, Ordering::Relaxed);
-        self.sessions.metrics().received(payload.len());
-        self.sessions.unsettled.fetch_add(1, Ordering::Relaxed);
+        self.note_unsettled(payload.len());
         let message = Message { id: Some(id), target, kind, published_ms: now_unix_ms(), terms: None, payload };
         self.sessions.broker().publish(message, receipt).await;
+    }
+
+    /// The client has said something of which it is to hear what became of it.
+    pub(super) fn note_unsettled(&self, payload_bytes: usize) {
+        self.unsettled.fetch_add(1, Ordering::Relaxed);
+        self.sessions.metrics().received(payload_bytes);
+        self.sessions.unsettled.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -1,39 +1,207 @@
-//! The users who are here.
+//! The users who are here, and what is kept for them.
+//!
+//! Each user who has a session here has a [`Here`]: it reads the user's mailbox for as long as the first session has begun
+//! and the last has not ended, gives each letter to all of the user's sessions here, sends copies to the other instances
+//! that hold the user, and acknowledges it to the mailbox once one session has acknowledged it and the copies are on their
+//! way. So a letter is removed only when somebody has it; whatever ends before gives it back.
+//!
+//! Which instances hold a user is somebody else's to know ([`Whereabouts`]). What a session is is not known here
+//! ([`Recipient`]).
 
-use std::fmt;
-use std::str::FromStr;
+mod copies;
+mod here;
+mod unread;
 
-/// What is done with what a user missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unread {
-    /// It comes first on the next connection.
-    Push,
-    /// It waits until it is asked for.
-    Pull,
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::mpsc;
+
+pub use unread::{UnknownUnread, Unread};
+
+use crate::broker::{Broker, Mailboxes, NotAccepted, Receipt, Settle};
+use crate::instance::InstanceName;
+use crate::message::{Message, MessageId, Target};
+use crate::user::{GroupName, UserName};
+use copies::{Copies, Copy};
+use here::Here;
+
+/// How often it is looked who does not acknowledge.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One session of a user, as what is kept for the user sees it. Nothing here waits.
+pub trait Recipient: Send + Sync + 'static {
+    /// By which it is told from others of this instance.
+    fn number(&self) -> u64;
+
+    /// Sends a message, to which [`Recipient::prove`] may follow.
+    fn give(&self, message: &Message);
+
+    /// Has the client show, if that can be without its help, that it has everything up to here:
+    /// [`Users::proved`] tells. False if it acknowledges by itself, or not at all.
+    fn prove(&self, letter: u64) -> bool;
+
+    /// It has not acknowledged for too long, and is given no more letters for now.
+    fn tell_unacknowledged(&self);
 }
 
-/// A text that names neither.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there are only push and pull")]
-pub struct UnknownUnread;
+/// Which instances hold a user.
+pub trait Whereabouts: Send + Sync + 'static {
+    /// Other instances than this one.
+    fn others(&self, user: &UserName) -> Vec<InstanceName>;
 
-impl FromStr for Unread {
-    type Err = UnknownUnread;
+    /// A message to it came back.
+    fn is_gone(&self, instance: &InstanceName);
+}
 
-    fn from_str(text: &str) -> Result<Unread, UnknownUnread> {
-        match text {
-            "push" => Ok(Unread::Push),
-            "pull" => Ok(Unread::Pull),
-            _ => Err(UnknownUnread),
+/// Of an instance that has no others.
+pub struct Alone;
+
+impl Whereabouts for Alone {
+    fn others(&self, _user: &UserName) -> Vec<InstanceName> {
+        Vec::new()
+    }
+
+    fn is_gone(&self, _instance: &InstanceName) {}
+}
+
+/// Everything about the users of this instance. Shared by all of its sessions.
+pub struct Users {
+    own: InstanceName,
+    here: DashMap<UserName, Arc<Here>>,
+    mailboxes: Arc<dyn Mailboxes>,
+    whereabouts: Arc<dyn Whereabouts>,
+    copies: mpsc::UnboundedSender<Copy>,
+    acknowledgement_timeout: Duration,
+    unread: Unread,
+}
+
+impl Users {
+    /// Begins on the current runtime.
+    pub fn start(
+        own: InstanceName,
+        broker: Arc<dyn Broker>,
+        mailboxes: Arc<dyn Mailboxes>,
+        whereabouts: Arc<dyn Whereabouts>,
+        acknowledgement_timeout: Duration,
+        unread: Unread,
+    ) -> Arc<Users> {
+        let copies = Copies::start(broker, whereabouts.clone());
+        let here = DashMap::new();
+        Arc::new(Users { own, here, mailboxes, whereabouts, copies, acknowledgement_timeout, unread })
+    }
+
+    /// A session begins. It is given what is kept for its user, and everything that comes.
+    pub fn arrive(self: &Arc<Self>, user: &UserName, recipient: Arc<dyn Recipient>) {
+        loop {
+            let here = self.here.entry(user.clone()).or_insert_with(|| Here::new(user.clone(), self)).clone();
+            // It may have ended since it was found.
+            if here.enter(recipient.clone()) {
+                return;
+            }
         }
     }
-}
 
-impl fmt::Display for Unread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Unread::Push => "push",
-            Unread::Pull => "pull",
-        })
+    /// A session has ended.
+    pub fn leave(&self, user: &UserName, recipient: u64) {
+        let Some(here) = self.find(user) else { return };
+        if here.exit(recipient) {
+            self.here.remove_if(user, |_, one| Arc::ptr_eq(one, &here));
+        }
+    }
+
+    /// A client says that it has a message.
+    pub fn acknowledge(&self, user: &UserName, message: &MessageId) {
+        if let Some(here) = self.find(user) {
+            here.acknowledge(message);
+        }
+    }
+
+    /// A client has shown that it has everything up to a letter.
+    pub fn proved(&self, user: &UserName, recipient: u64, letter: u64) {
+        if let Some(here) = self.find(user) {
+            here.proved(recipient, letter);
+        }
+    }
+
+    /// Gives the user's sessions here what another instance read.
+    pub fn give_copy(&self, user: &UserName, message: &Message) {
+        if let Some(here) = self.find(user) {
+            here.give_copy(message);
+        }
+    }
+
+    /// Whether the user has a session here.
+    pub fn is_here(&self, user: &UserName) -> bool {
+        self.here.contains_key(user)
+    }
+
+    /// Sends a message to the sessions that its user has anywhere, and keeps it nowhere. Accepted if it is on its way to one
+    /// instance at least.
+    pub fn send_if_connected(&self, user: &UserName, message: Message, receipt: Receipt) {
+        let mut instances = self.whereabouts.others(user);
+        if self.is_here(user) {
+            instances.push(self.own.clone());
+        }
+        if instances.is_empty() {
+            return receipt.settle(Err(NotAccepted::NotConnected));
+        }
+        let sending = copies::Sending::of(instances.len(), receipt);
+        for instance in instances {
+            let message = Message { target: Target::UserAt(instance.clone(), user.clone()), ..message.clone() };
+            self.copy(Copy { instance, message, told: sending.clone() });
+        }
+    }
+
+    /// Has the user belong to groups, for as long as the mailbox stands.
+    pub async fn join_all(&self, user: &UserName, groups: &[GroupName]) -> Result<(), NotAccepted> {
+        let joining = groups.iter().map(|group| self.mailboxes.join(user.clone(), group.clone()));
+        futures_util::future::try_join_all(joining).await.map(|_| ())
+    }
+
+    pub fn mailboxes(&self) -> &dyn Mailboxes {
+        &*self.mailboxes
+    }
+
+    pub fn unread(&self) -> Unread {
+        self.unread
+    }
+
+    /// Looks after those who do not acknowledge, for as long as the instance runs.
+    pub async fn sweep(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // Nothing is done to them under the map's guards.
+            let all: Vec<Arc<Here>> = self.here.iter().map(|entry| entry.value().clone()).collect();
+            all.iter().for_each(|here| here.give_up_after(self.acknowledgement_timeout));
+        }
+    }
+
+    fn find(&self, user: &UserName) -> Option<Arc<Here>> {
+        self.here.get(user).map(|entry| entry.value().clone())
+    }
+
+    /// Sends copies of a letter to the other instances that hold the user; the answer is how many are under way, of each of
+    /// which `told` hears.
+    fn copy_to_others(&self, user: &UserName, message: &Message, told: &Arc<dyn Settle>) -> usize {
+        let others: HashSet<InstanceName> = self.whereabouts.others(user).into_iter().collect();
+        let count = others.len();
+        for instance in others {
+            let message = Message { target: Target::UserAt(instance.clone(), user.clone()), ..message.clone() };
+            self.copy(Copy { instance, message, told: told.clone() });
+        }
+        count
+    }
+
+    fn copy(&self, copy: Copy) {
+        // The task ends with the instance.
+        let _ = self.copies.send(copy);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use warren::broker::MailboxBounds;
 use warren::broker::memory::MemoryExchange;
+use warren::broker::memory::MemoryMailboxes;
 use warren::broker::{Broker, Link, LinkState, NotAccepted, Receipt};
 use warren::config::{Config, MetricsListen};
 use warren::hub::Hub;
@@ -17,6 +20,7 @@ use warren::interest::Interest;
 use warren::message::{Message, MessageIds};
 use warren::metrics::{self, Metrics, Readings};
 use warren::session::{Channel, Limits, Sessions, SlowReader};
+use warren::users::{Alone, Unread, Users};
 
 use crate::support::broker::{Alien, Cluster};
 use crate::support::http::{head, request};
@@ -272,7 +276,13 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
         Hub::start(1, Arc::new(Interest::in_everything()), metrics.hub.clone()),
         MessageIds::new(Incarnation::begin(name)),
     );
-    let sessions = Sessions::new(limits, hub, Arc::new(Refusing(link)), ids, metrics.sessions.clone());
+    let broker = Arc::new(Refusing(link));
+    let day = Duration::from_secs(86_400);
+    let bounds = MailboxBounds { messages_max: 1, bytes_max: 1, age_max: day, idle_max: day };
+    let mailboxes = Arc::new(MemoryMailboxes::start(bounds));
+    let own = ids.incarnation().name().clone();
+    let users = Users::start(own, broker.clone(), mailboxes, Arc::new(Alone), day, Unread::Push);
+    let sessions = Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), users);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());

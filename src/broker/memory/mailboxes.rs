@@ -13,6 +13,7 @@ use crate::broker::{
     LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Receipt, Wanted,
 };
 use crate::message::{Message, Target, now_unix_ms};
+use crate::terms::Terms;
 use crate::user::{GroupName, UserName};
 
 /// What is asked of the task.
@@ -153,9 +154,19 @@ impl Office {
                 self.keep_for(&user, message)
             }
             Target::Group(group) => {
+                let terms = message.terms.as_deref().cloned().unwrap_or_default();
+                let terms = Some(Arc::new(Terms { group: Some(group.clone()), ..terms }));
                 let members = self.groups.get(group).cloned().ok_or(NotAccepted::NoMembers)?;
                 // As RabbitMQ does: every mailbox that has room keeps it, and the sender is told of one that has none.
-                let outcomes: Vec<_> = members.iter().map(|member| self.keep_for(member, message.clone())).collect();
+                let outcomes: Vec<_> = members
+                    .iter()
+                    .map(|member| {
+                        self.keep_for(
+                            member,
+                            Message { target: Target::User(member.clone()), terms: terms.clone(), ..message.clone() },
+                        )
+                    })
+                    .collect();
                 outcomes.into_iter().collect()
             }
             _ => Err(NotAccepted::NoMailbox),

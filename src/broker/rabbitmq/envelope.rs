@@ -56,6 +56,9 @@ const LOOK: &str = "x-warren-look";
 /// The header with the user who says something.
 const FROM: &str = "x-warren-from";
 
+/// The header with the group to which something was said.
+const GROUP: &str = "x-warren-group";
+
 /// The header with what a message is about.
 const SUBJECT: &str = "x-warren-subject";
 
@@ -147,6 +150,9 @@ fn write_terms(headers: &mut FieldTable, terms: &Terms, published_ms: u64) {
     if let Some(from) = &terms.from {
         headers.insert(FROM.into(), text(from.as_str()));
     }
+    if let Some(group) = &terms.group {
+        headers.insert(GROUP.into(), text(group.as_str()));
+    }
     if let Some(subject) = &terms.subject {
         headers.insert(SUBJECT.into(), text(subject));
     }
@@ -163,7 +169,8 @@ fn read_terms(headers: &FieldTable, timestamp: Option<u64>) -> Option<Arc<Terms>
     });
     let from = text_of(headers, FROM).and_then(|name| UserName::parse(name).ok());
     let subject = text_of(headers, SUBJECT).map(Into::into);
-    let terms = Terms { idempotency_key, expires_ms, from, subject };
+    let group = text_of(headers, GROUP).and_then(|name| GroupName::parse(name).ok());
+    let terms = Terms { idempotency_key, expires_ms, from, group, subject };
     (terms != Terms::default()).then(|| Arc::new(terms))
 }
 
@@ -244,8 +251,12 @@ pub fn open_letter(delivery: Delivery, names: &Names, user: &UserName) -> Option
         return None;
     }
     let group = (exchange == names.groups).then(|| GroupName::parse(routing_key.as_str()).ok()).flatten();
-    let target = group.map_or_else(|| Target::User(user.clone()), Target::Group);
-    Some(message(target, &properties, data))
+    let mut message = message(Target::User(user.clone()), &properties, data);
+    if group.is_some() {
+        let terms = message.terms.as_deref().cloned().unwrap_or_default();
+        message.terms = Some(Arc::new(Terms { group, ..terms }));
+    }
+    Some(message)
 }
 
 /// What a delivery says to its target.

@@ -11,6 +11,7 @@ mod beacon;
 mod bindings;
 mod connection;
 mod consumer;
+mod entrance;
 pub mod envelope;
 mod gate;
 mod hold;
@@ -49,7 +50,7 @@ pub use topology::{NameTaken, Names};
 use super::{Arrivals, Broker, Delivery, KeyBounds, Link, LinkState, MailboxBounds, Receipt};
 use crate::instance::Incarnation;
 use crate::interest::Interest;
-use crate::message::Message;
+use crate::message::{Message, MessageIds};
 use crate::metrics::{BrokerMetrics, Direction};
 use crate::place::{Delivered, Partition, Position};
 use archive::Archive;
@@ -57,6 +58,7 @@ use beacon::Tickets;
 use bindings::Bindings;
 use connection::Endpoints;
 use consumer::{Consumer, Supply};
+use entrance::Entrance;
 use gate::Gate;
 use hold::Hold;
 use link::Side;
@@ -75,6 +77,8 @@ pub struct Settings {
     /// Put before the names of the cluster's exchanges.
     pub prefix: String,
     pub incarnation: Incarnation,
+    /// For what programs publish without an id.
+    pub message_ids: MessageIds,
     pub delivery: Delivery,
     /// `x-max-length-bytes` of the instance's queue.
     pub queue_bytes_max: u64,
@@ -136,7 +140,15 @@ impl RabbitMq {
             tickets: tickets.clone(),
             unroutable: unroutable.clone(),
         };
-        let (mailboxes, abort_mailboxes) = RabbitMailboxes::start(&settings, names.clone());
+        let intake = Arc::new(intake);
+        let entrance = Entrance {
+            names: names.clone(),
+            spool: intake.clone(),
+            message_ids: settings.message_ids.clone(),
+            message_bytes_max: settings.message_bytes_max,
+            metrics: metrics.clone(),
+        };
+        let (mailboxes, abort_mailboxes) = RabbitMailboxes::start(&settings, names.clone(), entrance);
         let endpoints = Endpoints::new(&settings, "publishing");
         let publisher = Publisher::new(endpoints, names.clone(), &settings, spool, around);
         let incarnation = settings.incarnation.clone();
@@ -174,7 +186,7 @@ impl RabbitMq {
         let archive = (settings.delivery == Delivery::Stream).then(|| Archive::new(&settings, consumer.names.clone()));
         let publishing = tokio::spawn(publisher.run());
         let broker = RabbitMq {
-            intake: Arc::new(intake),
+            intake,
             mailboxes,
             abort_mailboxes,
             link: link.subscribe(),

@@ -68,6 +68,10 @@ pub struct Names {
     pub peers: ShortString,
     /// Durable direct exchange: the mailboxes of a group's members, by its name.
     pub groups: ShortString,
+    /// Durable fanout exchange and queue: what programs say to users, by their names as keys.
+    pub users: ShortString,
+    /// Durable fanout exchange: what of that no mailbox could take.
+    pub users_refused: ShortString,
     /// What the names of mailboxes begin with.
     mailbox: String,
     /// The instance's own fanout exchange.
@@ -89,6 +93,8 @@ impl Names {
             inbound: format!("{prefix}.inbound").into(),
             peers: format!("{prefix}.peers").into(),
             groups: format!("{prefix}.groups").into(),
+            users: format!("{prefix}.users").into(),
+            users_refused: format!("{prefix}.users.refused").into(),
             mailbox: format!("{prefix}.mailbox."),
             instance: incarnation.name().as_str().into(),
             instance_name: incarnation.name().clone(),

@@ -108,7 +108,11 @@ fn outcome(id: MessageId, settled: Option<Settled>) -> Outcome {
         }
         // TODO(users)
         Some(Err(
-            NotAccepted::MailboxFull | NotAccepted::NoMailbox | NotAccepted::NoMembers | NotAccepted::NoInstance,
+            NotAccepted::MailboxFull
+            | NotAccepted::NoMailbox
+            | NotAccepted::NoMembers
+            | NotAccepted::NotConnected
+            | NotAccepted::NoInstance,
         )) => Outcome::Unknown(id),
     }
 }

@@ -15,7 +15,9 @@ mod fuzz;
 mod tests;
 
 pub use notice::{Notice, SessionLimits, encode_event, encode_message};
-pub use request::{ErrorCode, REQUEST_ID_BYTES_MAX, Refusal, Request, RequestId, Selection, TOPICS_PER_REQUEST_MAX};
+pub use request::{
+    Addressee, ErrorCode, REQUEST_ID_BYTES_MAX, Refusal, Request, RequestId, Selection, TOPICS_PER_REQUEST_MAX,
+};
 
 /// The subprotocol's name in the opening handshake.
 pub const NAME: &str = "warren.v1.json";

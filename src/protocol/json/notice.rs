@@ -28,6 +28,18 @@ pub enum Notice<'a> {
         broadcast: bool,
         #[serde(default, skip_serializing_if = "is_false")]
         direct: bool,
+        /// To this user: the client acknowledges it by its id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<Cow<'a, str>>,
+        /// Through this group of the user's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<Cow<'a, str>>,
+        /// The user who says it, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<Cow<'a, str>>,
+        /// What it is about, where its sender said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<Cow<'a, str>>,
         /// As its publisher gave it, if it did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<Cow<'a, str>>,
@@ -166,6 +178,11 @@ pub fn encode_message(message: &Message, at: &Cursor, text: &mut Vec<u8>) {
         // What is meant for one instance alone is a broadcast to who hears it.
         _ => None,
     };
+    let user = match &message.target {
+        Target::User(user) | Target::UserAt(_, user) => Some(user.as_str().into()),
+        _ => None,
+    };
+    let terms = message.terms.as_deref();
     let direct = matches!(message.target, Target::Session(_));
     let (said, encoded) = match (message.kind, std::str::from_utf8(&message.payload)) {
         (PayloadKind::Text, Ok(said)) => (Some(said.into()), None),
@@ -173,7 +190,11 @@ pub fn encode_message(message: &Message, at: &Cursor, text: &mut Vec<u8>) {
     };
     text.clear();
     Notice::Message {
-        broadcast: topic.is_none() && !direct,
+        broadcast: topic.is_none() && user.is_none() && !direct,
+        user,
+        group: terms.and_then(|terms| terms.group.as_ref()).map(|group| group.as_str().into()),
+        from: terms.and_then(|terms| terms.from.as_ref()).map(|from| from.as_str().into()),
+        subject: terms.and_then(|terms| terms.subject.as_deref()).map(Into::into),
         direct,
         topic,
         id: message.id.as_ref().map(|id| id.as_str().into()),

@@ -11,8 +11,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::cursor::Cursor;
 use crate::inbound::Destination;
-use crate::message::{PayloadKind, Target};
+use crate::message::{MessageId, PayloadKind, Target};
 use crate::topic::{InvalidTopic, Pattern, Topic};
+use crate::user::{GroupName, InvalidName, UserName};
 
 /// Bytes of a request's id: any UUID or counter fits.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -49,9 +50,29 @@ pub enum Request {
         kind: PayloadKind,
         payload: Bytes,
     },
+    /// To a user, or to the members of a group.
+    SendTo {
+        id: Option<RequestId>,
+        to: Addressee,
+        /// Until somebody has acknowledged it; else only who is connected hears it.
+        is_kept: bool,
+        kind: PayloadKind,
+        payload: Bytes,
+    },
+    /// The client has what its user was sent.
+    Acknowledge {
+        message_id: MessageId,
+    },
     Ping {
         id: Option<RequestId>,
     },
+}
+
+/// Who by name is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addressee {
+    User(UserName),
+    Group(GroupName),
 }
 
 /// What a client subscribes to, or no more. Never nothing.
@@ -100,6 +121,8 @@ pub enum ErrorCode {
     WithoutBackends = 107,
     /// Nobody can go on where they were here.
     NoResumption = 108,
+    /// The client may not do that.
+    Forbidden = 109,
     /// The broker does not deliver the topics so far.
     NotInForce = 200,
     /// The broker has taken nothing for too long: it was not published.
@@ -118,10 +141,14 @@ pub enum ErrorCode {
     NoMembers = 207,
     /// The user's mailbox cannot be reached: it is not there.
     NoMailbox = 208,
+    /// The user has no session, and it was not to be kept.
+    NotConnected = 209,
+    /// The client has not acknowledged what its user was sent, and is sent no more for now.
+    Unacknowledged = 210,
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 18] = [
+    pub const ALL: [ErrorCode; 21] = [
         ErrorCode::NotText,
         ErrorCode::NotJson,
         ErrorCode::UnknownType,
@@ -131,6 +158,7 @@ impl ErrorCode {
         ErrorCode::BadDestination,
         ErrorCode::WithoutBackends,
         ErrorCode::NoResumption,
+        ErrorCode::Forbidden,
         ErrorCode::NotInForce,
         ErrorCode::SpoolFull,
         ErrorCode::Unconfirmed,
@@ -140,6 +168,8 @@ impl ErrorCode {
         ErrorCode::MailboxFull,
         ErrorCode::NoMembers,
         ErrorCode::NoMailbox,
+        ErrorCode::NotConnected,
+        ErrorCode::Unacknowledged,
     ];
 
     pub fn number(self) -> u16 {
@@ -178,6 +208,10 @@ struct Fields<'a> {
     text: Option<String>,
     base64: Option<String>,
     since: Option<Box<str>>,
+    user: Option<Box<str>>,
+    group: Option<Box<str>>,
+    keep: Option<bool>,
+    message_id: Option<Box<str>>,
 }
 
 /// What can be told of a request though something else is wrong with it.
@@ -223,7 +257,7 @@ impl<'de> Deserialize<'de> for Names {
 
 impl Request {
     /// The types of requests that there are.
-    pub(super) const KINDS: [&str; 5] = ["subscribe", "unsubscribe", "publish", "send", "ping"];
+    pub(super) const KINDS: [&str; 6] = ["subscribe", "unsubscribe", "publish", "send", "acknowledge", "ping"];
 
     /// What a text message asks for.
     pub fn parse(text: &[u8]) -> Result<Request, Refusal> {
@@ -243,7 +277,9 @@ impl Request {
             | Request::Unsubscribe { id, .. }
             | Request::Publish { id, .. }
             | Request::Send { id, .. }
+            | Request::SendTo { id, .. }
             | Request::Ping { id } => id.as_ref(),
+            Request::Acknowledge { .. } => None,
         }
     }
 }
@@ -277,14 +313,21 @@ impl Fields<'_> {
                 Ok(Request::Subscribe { id, selection, since })
             }
             "unsubscribe" => {
-                self.has_none_of(&["since"])?;
+                self.has_only(&["id", "topics", "broadcast"])?;
                 let (id, selection) = self.into_selection()?;
                 Ok(Request::Unsubscribe { id, selection })
             }
             "publish" => self.into_publication(),
             "send" => self.into_sending(),
+            "acknowledge" => {
+                self.has_only(&["message_id"])?;
+                let message_id = self.message_id.as_deref().and_then(MessageId::from_publisher);
+                let message_id =
+                    message_id.ok_or_else(|| bad_field("message_id must be given, of at most 255 bytes"))?;
+                Ok(Request::Acknowledge { message_id })
+            }
             "ping" => {
-                self.has_none_of(&["topics", "topic", "destination", "broadcast", "text", "base64", "since"])?;
+                self.has_only(&["id"])?;
                 Ok(Request::Ping { id: self.id })
             }
             unknown => {
@@ -295,7 +338,7 @@ impl Fields<'_> {
     }
 
     fn into_selection(self) -> Result<(Option<RequestId>, Selection), Wrong> {
-        self.has_none_of(&["topic", "destination", "text", "base64"])?;
+        self.has_only(&["id", "topics", "broadcast", "since"])?;
         let broadcast = self.broadcast == Some(true);
         let names = self.topics.map(|names| names.0).unwrap_or_default();
         if names.is_empty() && !broadcast {
@@ -309,7 +352,7 @@ impl Fields<'_> {
     }
 
     fn into_publication(self) -> Result<Request, Wrong> {
-        self.has_none_of(&["topics", "destination", "since"])?;
+        self.has_only(&["id", "topic", "broadcast", "text", "base64"])?;
         let target = match (self.topic, self.broadcast == Some(true)) {
             (None, true) => Target::Broadcast,
             (Some(name), false) => Topic::parse(&name).map(Target::Topic).map_err(|reason| bad_topic(&name, reason))?,
@@ -320,17 +363,37 @@ impl Fields<'_> {
     }
 
     fn into_sending(self) -> Result<Request, Wrong> {
-        self.has_none_of(&["topics", "topic", "broadcast"])?;
-        let name = self.destination.ok_or_else(|| bad_field("a destination must be given"))?;
+        if self.user.is_some() || self.group.is_some() {
+            return self.into_letter();
+        }
+        self.has_only(&["id", "destination", "text", "base64"])?;
+        let name = self.destination.ok_or_else(|| bad_field("a destination, a user or a group must be given"))?;
         let destination =
             Destination::parse(&name).map_err(|reason| (ErrorCode::BadDestination, format!("{reason}: {name:?}")))?;
         let (kind, payload) = payload(self.text, self.base64)?;
         Ok(Request::Send { id: self.id, destination, kind, payload })
     }
 
+    fn into_letter(self) -> Result<Request, Wrong> {
+        self.has_only(&["id", "user", "group", "keep", "text", "base64"])?;
+        let named = |reason: InvalidName| bad_field(reason.to_string());
+        let to = match (self.user, self.group) {
+            (Some(user), None) => Addressee::User(UserName::parse(&user).map_err(named)?),
+            (None, Some(group)) => Addressee::Group(GroupName::parse(&group).map_err(named)?),
+            _ => return Err(bad_field("either user or group must be given")),
+        };
+        let is_kept = self.keep != Some(false);
+        if !is_kept && matches!(to, Addressee::Group(_)) {
+            return Err(bad_field("what is said to a group is kept for each member"));
+        }
+        let (kind, payload) = payload(self.text, self.base64)?;
+        Ok(Request::SendTo { id: self.id, to, is_kept, kind, payload })
+    }
+
     /// Refuses fields that belong to other requests.
-    fn has_none_of(&self, names: &[&str]) -> Result<(), Wrong> {
+    fn has_only(&self, names: &[&str]) -> Result<(), Wrong> {
         let given = [
+            ("id", self.id.is_some()),
             ("topics", self.topics.is_some()),
             ("topic", self.topic.is_some()),
             ("destination", self.destination.is_some()),
@@ -338,8 +401,12 @@ impl Fields<'_> {
             ("text", self.text.is_some()),
             ("base64", self.base64.is_some()),
             ("since", self.since.is_some()),
+            ("user", self.user.is_some()),
+            ("group", self.group.is_some()),
+            ("keep", self.keep.is_some()),
+            ("message_id", self.message_id.is_some()),
         ];
-        match given.iter().find(|(name, is_given)| *is_given && names.contains(name)) {
+        match given.iter().find(|(name, is_given)| *is_given && !names.contains(name)) {
             Some((name, _)) => Err(bad_field(format!("{} has no field {name}", self.kind))),
             None => Ok(()),
         }

@@ -29,6 +29,7 @@ pub use making::make_all;
 
 use super::Settings;
 use super::connection::{Endpoints, discard};
+use super::entrance::Entrance;
 use super::topology::Names;
 use crate::broker::{MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Wanted};
 use crate::message::Message;
@@ -78,7 +79,7 @@ pub struct RabbitMailboxes {
 
 impl RabbitMailboxes {
     /// Starts the task. It works until it is aborted.
-    pub fn start(settings: &Settings, names: Names) -> (RabbitMailboxes, AbortHandle) {
+    pub fn start(settings: &Settings, names: Names, entrance: Entrance) -> (RabbitMailboxes, AbortHandle) {
         let (asked, orders) = mpsc::unbounded_channel();
         let supervisor = Supervisor {
             endpoints: Endpoints::new(settings, "mailboxes"),
@@ -88,6 +89,7 @@ impl RabbitMailboxes {
             metrics: settings.metrics.clone(),
             asked: asked.clone(),
             orders,
+            entrance,
             readings: Readings::default(),
             connections: 0,
         };
@@ -189,6 +191,8 @@ struct Supervisor {
     metrics: BrokerMetrics,
     asked: mpsc::UnboundedSender<Asked>,
     orders: mpsc::UnboundedReceiver<Asked>,
+    /// Served over the same connection.
+    entrance: Entrance,
     readings: Readings,
     /// How many there were.
     connections: u64,

@@ -92,6 +92,8 @@ impl Supervisor {
                 return error.into();
             }
         };
+        let entrance = self.entrance.clone();
+        let mut entering = std::pin::pin!(entrance.serve(&connection));
         let unknown = self.readings.all.keys().copied().collect();
         let mut office = Office {
             connection: connection.clone(),
@@ -117,6 +119,7 @@ impl Supervisor {
                     Some(_) => Ok(()),
                     None => Err(Trouble::passing("the connection ended")),
                 },
+                entered = &mut entering => entered,
                 Some(done) = office.under_way.next(), if !office.under_way.is_empty() => office.done(done),
                 Some(asked) = self.orders.recv() => office.answer(asked).await,
                 Some((reading, delivery)) = office.mail.next(), if !office.mail.is_empty() => {

@@ -1,0 +1,114 @@
+//! What a session does for what is kept for its user: it is given letters, and shows that it has them.
+//!
+//! A client of `warren.v1.json` acknowledges each by its id. A plain one is sent a ping behind them, whose payload says up
+//! to which, and its pong shows that it has read so far (RFC 6455 §5.5.3). Event streams can show nothing, and are given none.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Session;
+use crate::cursor::Cursor;
+use crate::hub::encode_one;
+use crate::identity::Role;
+use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
+use crate::protocol::frame;
+use crate::protocol::json::{Addressee, ErrorCode, Notice, Refusal, RequestId};
+use crate::terms::Terms;
+use crate::user::UserName;
+use crate::users::Recipient;
+
+impl Recipient for Session {
+    fn number(&self) -> u64 {
+        self.id.0
+    }
+
+    fn give(&self, message: &Message) {
+        self.send(&encode_one(message, self.format, &Cursor::default()));
+    }
+
+    fn prove(&self, letter: u64) -> bool {
+        let can = !self.format.is_json();
+        if can {
+            self.send(&frame::ping(&letter.to_be_bytes()));
+        }
+        can
+    }
+
+    fn tell_unacknowledged(&self) {
+        if self.format.is_json() {
+            let explanation = "what this user was sent is not acknowledged: no more comes until something is";
+            self.tell(&Notice::from(&Refusal::new(None, ErrorCode::Unacknowledged, explanation)));
+        }
+    }
+}
+
+impl Session {
+    /// Whose letters it is given, if it is anybody's.
+    fn addressee(&self) -> Option<&UserName> {
+        let identity = self.identity.as_ref().filter(|_| !self.format.is_events())?;
+        Some(&identity.user)
+    }
+
+    pub(super) fn begin_letters(self: &Arc<Self>) {
+        if let Some(user) = self.addressee() {
+            self.sessions.users().arrive(user, self.clone());
+        }
+    }
+
+    pub(super) fn end_letters(&self) {
+        if let Some(user) = self.addressee() {
+            self.sessions.users().leave(user, self.id.0);
+        }
+    }
+
+    /// A pong may answer a ping behind letters.
+    pub(super) fn heed_proof(&self, payload: &[u8]) {
+        if let Some(user) = self.addressee()
+            && let Ok(letter) = payload.try_into()
+        {
+            self.sessions.users().proved(user, self.id.0, u64::from_be_bytes(letter));
+        }
+    }
+
+    /// Whether a pong may be such an answer: the client did not choose to send it.
+    pub(super) fn may_be_proof(&self, payload: &[u8]) -> bool {
+        self.identity.is_some() && payload.len() == size_of::<u64>()
+    }
+
+    pub(super) fn heed_acknowledgement(&self, message: &MessageId) {
+        if let Some(user) = self.addressee() {
+            self.sessions.users().acknowledge(user, message);
+        }
+    }
+
+    /// Sends something to a user or a group in the name of its own user, and tells the client what became of it.
+    pub(super) async fn send_to(
+        self: &Arc<Self>,
+        request: Option<RequestId>,
+        to: Addressee,
+        is_kept: bool,
+        kind: PayloadKind,
+        payload: Bytes,
+    ) -> Result<(), (ErrorCode, String)> {
+        let from = self.identity.as_ref().filter(|identity| identity.rights.has(Role::Send));
+        let Some(from) = from.map(|identity| identity.user.clone()) else {
+            return Err((ErrorCode::Forbidden, "only who is signed in, with the role send, writes to users".into()));
+        };
+        self.room_for_one_more().await;
+        let id = self.sessions.message_ids().next();
+        let receipt = self.receipt(request, &id);
+        let target = match &to {
+            Addressee::User(user) => Target::User(user.clone()),
+            Addressee::Group(group) => Target::Group(group.clone()),
+        };
+        let terms = Some(Arc::new(Terms { from: Some(from), ..Terms::default() }));
+        let message = Message { id: Some(id), target, kind, published_ms: now_unix_ms(), terms, payload };
+        self.note_unsettled(message.payload.len());
+        match to {
+            Addressee::User(user) if !is_kept => self.sessions.users().send_if_connected(&user, message, receipt),
+            Addressee::User(_) | Addressee::Group(_) => self.sessions.broker().publish(message, receipt).await,
+        }
+        Ok(())
+    }
+}

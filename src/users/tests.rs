@@ -1,0 +1,266 @@
+use std::sync::Mutex;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::*;
+use crate::broker::memory::MemoryMailboxes;
+use crate::broker::tests::Heard;
+use crate::broker::{Link, LinkState, MailboxBounds};
+use crate::message::PayloadKind;
+
+/// A session: what it was given, and what it was asked to prove.
+struct Phone {
+    number: u64,
+    given: Mutex<Vec<String>>,
+    asked: Mutex<Vec<u64>>,
+    is_plain: bool,
+    unacknowledged: Mutex<usize>,
+}
+
+impl Recipient for Phone {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn give(&self, message: &Message) {
+        self.given.lock().unwrap().push(message.id.as_ref().unwrap().to_string());
+    }
+
+    fn prove(&self, letter: u64) -> bool {
+        if self.is_plain {
+            self.asked.lock().unwrap().push(letter);
+        }
+        self.is_plain
+    }
+
+    fn tell_unacknowledged(&self) {
+        *self.unacknowledged.lock().unwrap() += 1;
+    }
+}
+
+fn phone(number: u64, is_plain: bool) -> Arc<Phone> {
+    let (given, asked, unacknowledged) = (Mutex::default(), Mutex::default(), Mutex::default());
+    Arc::new(Phone { number, given, asked, is_plain, unacknowledged })
+}
+
+impl Phone {
+    fn given(&self) -> Vec<String> {
+        std::mem::take(&mut self.given.lock().unwrap())
+    }
+
+    fn asked(&self) -> Vec<u64> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+/// Notes what goes to other instances, and holds the word on it back.
+#[derive(Default)]
+struct Elsewhere {
+    sent: Mutex<Vec<(Message, Receipt)>>,
+}
+
+impl Broker for Elsewhere {
+    fn publish(&self, message: Message, receipt: Receipt) -> futures_util::future::BoxFuture<'_, ()> {
+        self.sent.lock().unwrap().push((message, receipt));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        let (publishing, consuming) = (LinkState::Up, LinkState::Up);
+        watch::Sender::new(Link { kind: "memory", publishing, consuming, attachments: 1 }).subscribe()
+    }
+
+    fn finish_publishing(&self) -> futures_util::future::BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn close(&self) -> futures_util::future::BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Where users are, as a test says; and who was told to be gone.
+#[derive(Default)]
+struct Map {
+    others: Mutex<Vec<InstanceName>>,
+    gone: Mutex<Vec<InstanceName>>,
+}
+
+impl Whereabouts for Map {
+    fn others(&self, _user: &UserName) -> Vec<InstanceName> {
+        self.others.lock().unwrap().clone()
+    }
+
+    fn is_gone(&self, instance: &InstanceName) {
+        self.gone.lock().unwrap().push(instance.clone());
+    }
+}
+
+struct World {
+    mailboxes: MemoryMailboxes,
+    elsewhere: Arc<Elsewhere>,
+    map: Arc<Map>,
+    users: Arc<Users>,
+}
+
+fn carol() -> UserName {
+    UserName::parse("carol").unwrap()
+}
+
+fn instance(name: &str) -> InstanceName {
+    InstanceName::parse(name).unwrap()
+}
+
+fn message(id: &str) -> Message {
+    Message {
+        id: MessageId::from_publisher(id),
+        target: Target::User(carol()),
+        kind: PayloadKind::Text,
+        published_ms: 0,
+        terms: None,
+        payload: id.to_owned().into(),
+    }
+}
+
+impl World {
+    fn begin() -> World {
+        let day = Duration::from_secs(86_400);
+        let bounds = MailboxBounds { messages_max: 100, bytes_max: 1 << 20, age_max: day, idle_max: day };
+        let mailboxes = MemoryMailboxes::start(bounds);
+        let (elsewhere, map) = (Arc::new(Elsewhere::default()), Arc::new(Map::default()));
+        let users = Users::start(
+            instance("a_1"),
+            elsewhere.clone(),
+            Arc::new(mailboxes.clone()),
+            map.clone(),
+            Duration::from_secs(60),
+            Unread::Push,
+        );
+        World { mailboxes, elsewhere, map, users }
+    }
+
+    async fn settle(&self) {
+        let nobody = UserName::parse("nobody").unwrap();
+        for _ in 0..3 {
+            self.mailboxes.take(nobody.clone(), 0, Box::new(|_| false)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn write(&self, ids: &[&str]) {
+        for id in ids {
+            self.mailboxes.keep(message(id), Receipt::to(Arc::new(Heard::default())));
+        }
+        self.settle().await;
+    }
+
+    async fn kept(&self) -> Vec<String> {
+        let taken = self.mailboxes.take(carol(), 100, Box::new(|_| true)).await.unwrap();
+        taken.iter().map(|message| message.id.as_ref().unwrap().to_string()).collect()
+    }
+
+    async fn leave(&self, phone: &Phone) {
+        self.users.leave(&carol(), phone.number);
+        self.settle().await;
+    }
+}
+
+fn id(text: &str) -> MessageId {
+    MessageId::from_publisher(text).unwrap()
+}
+
+#[tokio::test]
+async fn what_was_missed_comes_first_and_is_removed_when_a_pong_shows_it() {
+    let world = World::begin();
+    world.write(&["1", "2"]).await;
+    let plain = phone(1, true);
+    world.users.arrive(&carol(), plain.clone());
+    world.settle().await;
+    world.write(&["3"]).await;
+    assert_eq!(plain.given(), ["1", "2", "3"]);
+    // One proof at a time.
+    assert_eq!(plain.asked(), [1]);
+    world.users.proved(&carol(), 1, 1);
+    assert_eq!(plain.asked(), [3]);
+    world.leave(&plain).await;
+    assert!(!world.users.is_here(&carol()));
+    assert_eq!(world.kept().await, ["2", "3"]);
+}
+
+#[tokio::test]
+async fn phone_and_laptop_both_get_it_and_one_acknowledges() {
+    let world = World::begin();
+    let (one, two, three) = (phone(1, false), phone(2, false), phone(3, false));
+    world.users.arrive(&carol(), one.clone());
+    world.users.arrive(&carol(), two.clone());
+    world.write(&["1", "2"]).await;
+    assert_eq!((one.given(), two.given()), (vec!["1".to_owned(), "2".into()], vec!["1".into(), "2".into()]));
+    world.users.acknowledge(&carol(), &id("1"));
+    // Who comes later is given what nobody has acknowledged.
+    world.users.arrive(&carol(), three.clone());
+    assert_eq!(three.given(), ["2"]);
+    world.leave(&one).await;
+    world.leave(&two).await;
+    assert!(world.users.is_here(&carol()));
+    world.users.acknowledge(&carol(), &id("2"));
+    world.leave(&three).await;
+    assert_eq!(world.kept().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_letter_is_kept_until_its_copies_are_on_their_way() {
+    let world = World::begin();
+    let one = phone(1, false);
+    *world.map.others.lock().unwrap() = vec![instance("b_1"), instance("c_1")];
+    world.users.arrive(&carol(), one.clone());
+    world.write(&["1"]).await;
+    world.users.acknowledge(&carol(), &id("1"));
+    let mut sent = std::mem::take(&mut *world.elsewhere.sent.lock().unwrap());
+    assert_eq!(sent.len(), 2);
+    assert!(sent.iter().all(|(copy, _)| matches!(&copy.target, Target::UserAt(_, user) if *user == carol())));
+    let (copy, receipt) = sent.remove(0);
+    receipt.settle(Err(NotAccepted::NoInstance));
+    let Target::UserAt(gone, _) = copy.target else { panic!("not a copy") };
+    assert_eq!(*world.map.gone.lock().unwrap(), [gone]);
+    world.leave(&one).await;
+    assert_eq!(world.kept().await, ["1"], "one copy was not settled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_acknowledge_is_given_no_more_until_somebody_does() {
+    let world = World::begin();
+    let one = phone(1, false);
+    world.users.arrive(&carol(), one.clone());
+    world.write(&["1"]).await;
+    assert_eq!(one.given(), ["1"]);
+    let here = world.users.find(&carol()).unwrap();
+    here.give_up_after(Duration::ZERO);
+    assert_eq!(*one.unacknowledged.lock().unwrap(), 1);
+    world.write(&["2"]).await;
+    assert_eq!(one.given(), Vec::<String>::new());
+    world.users.acknowledge(&carol(), &id("1"));
+    world.settle().await;
+    // It was given back, so it comes again.
+    assert_eq!(one.given(), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn who_has_no_session_is_not_connected() {
+    let world = World::begin();
+    let heard = Arc::new(Heard::default());
+    world.users.send_if_connected(&carol(), message("1"), Receipt::to(heard.clone()));
+    assert_eq!(*heard.0.lock().unwrap(), [Err(NotAccepted::NotConnected)]);
+    world.users.arrive(&carol(), phone(1, false));
+    *world.map.others.lock().unwrap() = vec![instance("b_1")];
+    world.users.send_if_connected(&carol(), message("2"), Receipt::to(heard.clone()));
+    world.settle().await;
+    let sent = std::mem::take(&mut *world.elsewhere.sent.lock().unwrap());
+    let targets: Vec<_> = sent.iter().map(|(copy, _)| copy.target.clone()).collect();
+    assert_eq!(targets, ["b_1", "a_1"].map(|name| Target::UserAt(instance(name), carol())));
+    let mut receipts = sent.into_iter().map(|(_, receipt)| receipt);
+    receipts.next().unwrap().settle(Err(NotAccepted::NoInstance));
+    receipts.next().unwrap().settle(Ok(()));
+    assert_eq!(heard.0.lock().unwrap().last(), Some(&Ok(())));
+    assert!(world.users.join_all(&carol(), &[]).now_or_never().unwrap().is_ok());
+}
