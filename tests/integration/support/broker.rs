@@ -16,6 +16,9 @@ use tokio::sync::{Mutex, MutexGuard};
 use warren::config::{BrokerChoice, Config};
 use warren::place::TOPIC_PARTITIONS;
 
+/// Who there is: their mailboxes are removed with their cluster.
+pub const USERS: [&str; 3] = ["alice", "bob", "carol"];
+
 /// The exchanges of one test, under a prefix of its own so that all tests run side by side. Its drop removes them.
 pub struct Cluster {
     pub url: String,
@@ -69,6 +72,15 @@ impl Cluster {
         format!("{}.inbound", self.prefix)
     }
 
+    /// The exchange, and the queue, by which programs write to users.
+    pub fn users(&self) -> String {
+        format!("{}.users", self.prefix)
+    }
+
+    pub fn mailbox(&self, user: &str) -> String {
+        format!("{}.mailbox.{user}", self.prefix)
+    }
+
     /// The queue of the example's group, and where what it gives up is parked.
     pub fn group(&self) -> [String; 2] {
         ["", ".dead"].map(|end| format!("{}.group.example{end}", self.prefix))
@@ -79,8 +91,11 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let (url, [group, parked]) = (self.url.clone(), self.group());
         let partitions = (0..TOPIC_PARTITIONS).map(|partition| format!("{}.{partition}", self.topics()));
-        let queues: Vec<String> = partitions.chain([self.stream(), group, parked]).collect();
-        let others = ["partitions", "dead-letters"].map(|name| format!("{}.{name}", self.prefix));
+        let mailboxes = USERS.iter().map(|user| self.mailbox(user));
+        let own = [self.stream(), group, parked, self.users()];
+        let queues: Vec<String> = partitions.chain(own).chain(mailboxes).collect();
+        let others = ["partitions", "dead-letters", "peers", "groups", "users", "users.refused"];
+        let others = others.map(|name| format!("{}.{name}", self.prefix));
         let own = [self.broadcast(), self.beacon(), self.topics(), self.direct(), self.inbound()];
         let names: Vec<String> = own.into_iter().chain(others).collect();
         let cleaning = std::thread::spawn(move || {
@@ -104,7 +119,7 @@ impl Drop for Cluster {
 
 /// An AMQP program that knows nothing of Warren.
 pub struct Alien {
-    _connection: Connection,
+    connection: Connection,
     pub channel: Channel,
 }
 
@@ -113,7 +128,7 @@ impl Alien {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ lets us in");
         let channel = connection.create_channel().await.expect("a channel");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        Alien { _connection: connection, channel }
+        Alien { connection, channel }
     }
 
     pub async fn publish(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
@@ -131,6 +146,17 @@ impl Alien {
         let options = BasicPublishOptions::default();
         let confirm = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?;
         confirm.await.map(|_| ())
+    }
+
+    /// Whether a queue stands.
+    pub async fn finds(&self, queue: &str) -> bool {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
+    }
+
+    pub async fn delete_queue(&self, queue: &str) {
+        self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
     }
 
     /// Binds a queue of its own to `exchange` and consumes from it.
