@@ -85,6 +85,12 @@ impl fmt::Display for Trouble {
     }
 }
 
+/// Whether an error has ended one channel and not the connection (AMQP 0-9-1 calls it soft). Whoever uses the channel meets
+/// it there, too.
+pub fn is_of_one_channel(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if matches!(amqp.kind(), AMQPErrorKind::Soft(_)))
+}
+
 /// One direction of the link, and how long to wait before it is tried again.
 pub struct Side {
     link: watch::Sender<Link>,

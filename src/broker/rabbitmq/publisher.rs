@@ -29,7 +29,7 @@ use super::connection::{Endpoints, discard};
 use super::envelope;
 use super::gate::{Gate, Moved};
 use super::lanes::{Lane, Lanes};
-use super::link::{Side, Trouble, interval};
+use super::link::{Side, Trouble, interval, is_of_one_channel};
 use super::mailboxes;
 use super::outstanding::{Outstanding, Settled};
 use super::sequence::Numbers;
@@ -461,7 +461,8 @@ impl PublishingLink {
                 self.to_users.postpone(deadline + self.timeout);
                 self.around.side.up();
             }
-            Some(Event::Error(error)) => return Err(error.into()),
+            // On a channel of ours, its next message tells; a mailbox that stands otherwise than wanted ends only its own.
+            Some(Event::Error(error)) if !is_of_one_channel(&error) => return Err(error.into()),
             Some(_) => {}
             None => return Err(Trouble::passing("the connection ended")),
         }

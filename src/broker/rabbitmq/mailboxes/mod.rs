@@ -11,7 +11,9 @@
 //! mailbox of a user who is here is always read.
 //!
 //! It has a single active consumer: every instance that holds the user consumes, and RabbitMQ has one of them read. What
-//! that one has not acknowledged when it goes, the next one gets, in order.
+//! that one has not acknowledged when it goes, the next one gets. When a consumer ends whose channel goes on, the next may be
+//! given new letters before the old ones are back; so whoever begins to read waits a moment for these
+//! ([`office::FIRST_WAIT`]), and puts them first.
 
 mod making;
 mod office;
@@ -31,7 +33,7 @@ use super::Settings;
 use super::connection::{Endpoints, discard};
 use super::entrance::Entrance;
 use super::topology::Names;
-use crate::broker::{MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Wanted};
+use crate::broker::{Letter, MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Wanted};
 use crate::message::Message;
 use crate::metrics::BrokerMetrics;
 use crate::user::{GroupName, UserName};
@@ -168,7 +170,12 @@ struct OneReading {
     state: State,
     /// Tags of what it has not acknowledged.
     unacknowledged: BTreeSet<u64>,
+    /// What came first, for as long as what a reader before gives back may come behind it.
+    first: Option<First>,
 }
+
+/// Letters, each with whether it was delivered before: those are the older ones.
+type First = Vec<(bool, Letter)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -223,7 +230,7 @@ impl Supervisor {
 impl Readings {
     fn add(&mut self, number: u64, user: UserName, reader: Arc<dyn Reader>) {
         self.by_user.insert(user.clone(), number);
-        let one = OneReading { user, reader, state: State::Unknown, unacknowledged: BTreeSet::new() };
+        let one = OneReading { user, reader, state: State::Unknown, unacknowledged: BTreeSet::new(), first: None };
         self.all.insert(number, one);
     }
 
@@ -240,6 +247,7 @@ impl Readings {
         for one in self.all.values_mut() {
             one.state = State::Unknown;
             one.unacknowledged.clear();
+            one.first = None;
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use deadpool_lapin::Object;
 use futures_util::future::BoxFuture;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{Asked, Held, Readings, State, Supervisor, making};
 use crate::broker::rabbitmq::envelope;
-use crate::broker::rabbitmq::link::Trouble;
+use crate::broker::rabbitmq::link::{Trouble, is_of_one_channel};
 use crate::broker::rabbitmq::topology::Names;
 use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, NotAccepted};
 use crate::message::now_unix_ms;
@@ -28,8 +29,13 @@ use crate::metrics::{BrokerMetrics, Dropped};
 /// Looks and beginnings that are under way at a time.
 const UNDER_WAY_MAX: usize = 256;
 
+/// How long a reader waits for what the one before gives back: that was sent with its end.
+pub const FIRST_WAIT: Duration = Duration::from_millis(50);
+
 /// What was done beside.
 enum Done {
+    /// A reading has waited for older letters.
+    Waited(u64),
     /// Whether a mailbox stands, for a reading.
     Looked(u64, bool),
     Consumes(u64, lapin::Consumer),
@@ -115,7 +121,7 @@ impl Supervisor {
             let outcome = tokio::select! {
                 biased;
                 event = events.next() => match event {
-                    Some(Event::Error(error)) => Err(error.into()),
+                    Some(Event::Error(error)) if !is_of_one_channel(&error) => Err(error.into()),
                     Some(_) => Ok(()),
                     None => Err(Trouble::passing("the connection ended")),
                 },
@@ -233,6 +239,14 @@ impl Office<'_> {
                 self.mail.push(Mail { reading, consumer: Some(consumer) });
                 self.cancel(reading);
             }
+            Done::Waited(number) => {
+                if let Some(one) = self.readings.all.get_mut(&number)
+                    && let Some(mut first) = one.first.take()
+                {
+                    first.sort_by_key(|(is_older, _)| !is_older);
+                    first.into_iter().for_each(|(_, letter)| one.reader.take(letter));
+                }
+            }
             Done::Else => {}
         }
         Ok(())
@@ -248,6 +262,7 @@ impl Office<'_> {
             return;
         }
         one.state = State::Consuming;
+        one.first = Some(Vec::new());
         let (letters, queue) = (self.letters.clone(), self.names.mailbox(&one.user));
         self.under_way.push(Box::pin(async move {
             let options = BasicConsumeOptions::default();
@@ -263,7 +278,8 @@ impl Office<'_> {
             return Ok(());
         }
         self.cancel(number);
-        for held in one.unacknowledged.into_iter().rev() {
+        // The oldest first: each may go to the next reader at once.
+        for held in one.unacknowledged {
             self.letters.basic_nack(held, BasicNackOptions { multiple: false, requeue: true }).await?;
         }
         Ok(())
@@ -287,11 +303,12 @@ impl Office<'_> {
             if let Some(one) = self.readings.all.get_mut(&number) {
                 one.state = State::Unknown;
                 one.unacknowledged.clear();
+                one.first = None;
                 self.unknown.push(number);
             }
             return Ok(());
         };
-        let tag = delivery.delivery_tag;
+        let (tag, is_older) = (delivery.delivery_tag, delivery.redelivered);
         let Some(one) = self.readings.all.get_mut(&number) else {
             // It comes to who reads now.
             self.letters.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await?;
@@ -311,7 +328,18 @@ impl Office<'_> {
         };
         one.unacknowledged.insert(tag);
         let (asked, held) = (self.asked.clone(), Held { connection: self.number, reading: number, tag });
-        one.reader.take(Letter::new(message, move || drop(asked.send(Asked::Acknowledge(held)))));
+        let letter = Letter::new(message, move || drop(asked.send(Asked::Acknowledge(held))));
+        let Some(first) = &mut one.first else {
+            one.reader.take(letter);
+            return Ok(());
+        };
+        if first.is_empty() {
+            self.under_way.push(Box::pin(async move {
+                tokio::time::sleep(FIRST_WAIT).await;
+                Ok(Done::Waited(number))
+            }));
+        }
+        first.push((is_older, letter));
         Ok(())
     }
 }
