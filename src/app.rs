@@ -1,6 +1,8 @@
 //! The composition root: builds an instance from its configuration, runs it, stops it. Nothing else knows which
 //! broker is in use.
 
+mod identification;
+
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,7 +16,9 @@ use crate::broker::memory::MemoryExchange;
 use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBounds};
 use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, Link, MailboxBounds, Mailboxes};
 use crate::config::{ApiKeys, BrokerChoice, BrokerUri, Config, MetricsListen};
-use crate::http::{self, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site};
+use crate::http::{
+    self, Access, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site,
+};
 use crate::hub::{self, Batching, HistoryLimits, Hub, Post, SessionNamed};
 use crate::instance::{Incarnation, InstanceName};
 use crate::interest::Interest;
@@ -121,21 +125,27 @@ impl App {
             Duration::from_millis(self.config.letter_ack_timeout_ms),
             self.config.unread,
         );
+        let verifier = identification::verifier(&self.config)?;
         let sessions = Sessions::new(
             limits(&self.config),
             hub.clone(),
             broker.clone(),
             message_ids.clone(),
             self.metrics.sessions.clone(),
+            verifier.clone(),
             users.clone(),
         );
         log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);
         let replay = replay(&self.config);
+        let identities = Arc::new(identification::identities(&self.config, verifier.clone())?);
         let site = Arc::new(Site {
             incarnation: self.incarnation.clone(),
             sessions: sessions.clone(),
             link: broker.link(),
-            api: Api::new(broker.clone(), message_ids, api_keys(&self.config)?, api_limits(&self.config)),
+            api: Api::new(broker.clone(), message_ids, api_limits(&self.config)),
+            access: Access::new(api_keys(&self.config)?, identities.clone()),
+            identities,
+            sign_in: identification::sign_in(&self.config)?,
             metrics: self.metrics.http.clone(),
             interest,
             allowed_origins: self.config.allowed_origins.clone(),
@@ -152,6 +162,7 @@ impl App {
         let fan_out = tokio::spawn(hub.run(batching, delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
         let letters = tokio::spawn(users.sweep());
+        let keys = verifier.map(|verifier| tokio::spawn(verifier.keep_fresh()));
         let scrape = Scrape { metrics: self.metrics, sessions: sessions.clone(), link: broker.link() };
         let scraping = serve_metrics(self.metrics_listener, scrape, handshakes)?;
         let serving = self.listener.serve("http", http::routes(site.clone()), handshakes, sessions.metrics().clone());
@@ -170,6 +181,9 @@ impl App {
         serving.stop().await;
         sweep.abort();
         letters.abort();
+        if let Some(keys) = keys {
+            keys.abort();
+        }
         fan_out.abort();
         // Last, so that the stop can be watched.
         if let Some(scraping) = scraping {

@@ -21,6 +21,10 @@ pub enum CloseReason {
     TooManyMessages { per_second: u32 },
     /// The client sent a message on a session that listens to a pattern: there is no one topic for it.
     ListensOnly,
+    /// The client's token does not allow to send messages there.
+    NotAllowed,
+    /// The client's token has ended.
+    Expired,
     /// The broker did not confirm the client's message: send it again later.
     NotAccepted,
     /// The client did not read what was sent, up to the limit of its outbox.
@@ -35,7 +39,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All that [`CloseReason::name`] may say.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 14] = [
         "by_client",
         "going_away",
         "protocol_error",
@@ -43,6 +47,8 @@ impl CloseReason {
         "too_large",
         "too_many_messages",
         "listens_only",
+        "not_allowed",
+        "expired",
         "not_accepted",
         "too_slow",
         "idle",
@@ -60,6 +66,8 @@ impl CloseReason {
             CloseReason::Violation(Violation::TooLarge { .. }) => "too_large",
             CloseReason::TooManyMessages { .. } => "too_many_messages",
             CloseReason::ListensOnly => "listens_only",
+            CloseReason::NotAllowed => "not_allowed",
+            CloseReason::Expired => "expired",
             CloseReason::NotAccepted => "not_accepted",
             CloseReason::TooSlow => "too_slow",
             CloseReason::Idle => "idle",
@@ -74,11 +82,12 @@ impl CloseReason {
             CloseReason::ByClient(code) => *code,
             CloseReason::GoingAway { .. } => Some(1001),
             CloseReason::Violation(violation) => Some(violation.close_code()),
-            CloseReason::TooManyMessages { .. } | CloseReason::ListensOnly => Some(1008),
+            CloseReason::TooManyMessages { .. } | CloseReason::ListensOnly | CloseReason::NotAllowed => Some(1008),
             CloseReason::NotAccepted | CloseReason::Unread => Some(1013),
             CloseReason::TooSlow => Some(4001),
             CloseReason::Idle => Some(4002),
             CloseReason::Gone => Some(4003),
+            CloseReason::Expired => Some(4004),
         }
     }
 
@@ -103,6 +112,8 @@ impl fmt::Display for CloseReason {
             CloseReason::ListensOnly => {
                 f.write_str("this session listens to a pattern: there is no one topic to send to")
             }
+            CloseReason::NotAllowed => f.write_str("the token does not allow to send messages here"),
+            CloseReason::Expired => f.write_str("expired: the token has ended"),
             CloseReason::NotAccepted => f.write_str("the broker did not confirm the message; try again later"),
             CloseReason::TooSlow => f.write_str("too slow: the outbox is full"),
             CloseReason::Idle => f.write_str("idle: no pong"),
@@ -125,6 +136,8 @@ mod tests {
         let last = [
             CloseReason::TooManyMessages { per_second: 1 },
             CloseReason::ListensOnly,
+            CloseReason::NotAllowed,
+            CloseReason::Expired,
             CloseReason::NotAccepted,
             CloseReason::TooSlow,
             CloseReason::Idle,
@@ -143,6 +156,8 @@ mod tests {
             CloseReason::GoingAway { retry_after_ms: u32::MAX },
             CloseReason::TooManyMessages { per_second: u32::MAX },
             CloseReason::ListensOnly,
+            CloseReason::NotAllowed,
+            CloseReason::Expired,
             CloseReason::NotAccepted,
             CloseReason::TooSlow,
             CloseReason::Idle,

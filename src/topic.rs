@@ -146,6 +146,12 @@ impl Pattern {
         are_matched(&pattern, &words)
     }
 
+    /// Whether every topic that `inner` matches is matched by this one, too. "No" where that is not seen to be so: of
+    /// patterns with several `#` some "no" could be a "yes".
+    pub fn contains(&self, inner: &Pattern) -> bool {
+        are_contained(&in_order(self), &in_order(inner))
+    }
+
     /// Its words, wildcards among them.
     pub fn words(&self) -> impl Iterator<Item = Word<'_>> {
         self.0.split('.').map(|word| match word {
@@ -176,6 +182,50 @@ fn are_matched(pattern: &[Word<'_>], words: &[&str]) -> bool {
         (Some((Word::Literal(literal), rest)), Some((word, words))) => literal == word && are_matched(rest, words),
         (Some(_), None) => false,
     }
+}
+
+/// The words with each run of wildcards in one form: first those for one word, then at most one for any number. What
+/// matches is the same. A `#` alone is `*.#`, since a topic has at least one word.
+fn in_order(pattern: &Pattern) -> Vec<Word<'_>> {
+    let mut words = Vec::new();
+    let mut any_number = false;
+    for word in pattern.words() {
+        match word {
+            Word::AnyNumber => any_number = true,
+            Word::Any => words.push(word),
+            Word::Literal(_) => {
+                words.extend(std::mem::take(&mut any_number).then_some(Word::AnyNumber));
+                words.push(word);
+            }
+        }
+    }
+    if any_number && words.is_empty() {
+        words.push(Word::Any);
+    }
+    words.extend(any_number.then_some(Word::AnyNumber));
+    words
+}
+
+/// By what is contained of their ends: in time that grows with the product of their words, whatever they are.
+fn are_contained(outer: &[Word<'_>], inner: &[Word<'_>]) -> bool {
+    // Whether the rest of `outer` contains the rest of `inner` from each of its words on, and behind the last.
+    let mut behind: Vec<bool> = (0..=inner.len()).map(|at| at == inner.len()).collect();
+    for word in outer.iter().rev() {
+        let mut here = vec![false; behind.len()];
+        for at in (0..=inner.len()).rev() {
+            here[at] = match (word, inner.get(at)) {
+                // It stands for no word, or also for what the next one stands for.
+                (Word::AnyNumber, next) => behind[at] || (next.is_some() && here[at + 1]),
+                // Which stands for no word, or for one and then for any number.
+                (Word::Any, Some(Word::AnyNumber)) => here[at + 1] && behind[at],
+                (Word::Any, Some(Word::Any | Word::Literal(_))) => behind[at + 1],
+                (Word::Literal(one), Some(Word::Literal(other))) => one == other && behind[at + 1],
+                (Word::Any | Word::Literal(_), _) => false,
+            };
+        }
+        behind = here;
+    }
+    behind[0]
 }
 
 const SEPARATORS: [char; 2] = ['.', '/'];
@@ -224,6 +274,8 @@ impl fmt::Display for Pattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const KEYS_BY_PYTHON: [(&str, usize); 4] =
@@ -306,6 +358,49 @@ mod tests {
             let matches = |name: &&str| Pattern::parse(pattern).unwrap().matches(&Topic::parse(name).unwrap());
             assert!(matched.iter().all(matches) && !others.iter().any(matches), "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_pattern_contains_what_it_grants() {
+        for (outer, contained, others) in [
+            ("a.b", &["a.b"][..], &["a", "a.*", "a.#", "#"][..]),
+            ("a.*", &["a.b", "a.*"], &["a.#", "*.a", "*.*", "a", "a.b.c"]),
+            ("a.#", &["a", "a.b", "a.*", "a.#", "a.*.#.c"], &["#", "*.#", "#.a", "b"]),
+            ("#", &["a", "#", "*", "a.#.b", "#.a.#"], &[]),
+            ("*.#", &["#", "a", "#.b", "*.*"], &[]),
+            ("#.*.a", &["b.a", "*.#.a", "#.b.a", "#.*.*.a"], &["a", "#.a"]),
+            ("#.a", &["a", "b.a", "#.a", "*.#.a"], &["#", "a.#"]),
+            ("*.*", &["a.b", "*.b"], &["*", "#", "*.#"]),
+        ] {
+            let contains = |inner: &&str| Pattern::parse(outer).unwrap().contains(&Pattern::parse(inner).unwrap());
+            assert!(contained.iter().all(contains) && !others.iter().any(contains), "{outer}");
+        }
+    }
+
+    /// Every topic of at most four words of two letters, and patterns over the same.
+    #[test]
+    fn what_is_contained_is_matched() {
+        let letters = ["a", "b"];
+        let mut topics: Vec<String> = letters.map(str::to_owned).to_vec();
+        for _ in 0..3 {
+            let longer = topics.iter().flat_map(|topic| letters.map(|letter| format!("{topic}.{letter}")));
+            topics = letters.map(str::to_owned).into_iter().chain(longer).collect();
+        }
+        let topics: Vec<Topic> = topics.iter().map(|name| Topic::parse(name).unwrap()).collect();
+        let word = proptest::sample::select(vec!["a", "b", "*", "#"]);
+        let pattern = proptest::collection::vec(word, 1..5)
+            .prop_filter_map("too many #", |words| Pattern::parse(&words.join(".")).ok());
+        proptest!(|(outer in pattern.clone(), inner in pattern)| {
+            if outer.contains(&inner) {
+                for topic in topics.iter().filter(|topic| inner.matches(topic)) {
+                    prop_assert!(outer.matches(topic), "{} in {}: {}", inner, outer, topic);
+                }
+            }
+            prop_assert!(outer.contains(&outer));
+            if let Some(topic) = inner.as_topic() {
+                prop_assert_eq!(outer.contains(&inner), outer.matches(&topic));
+            }
+        });
     }
 
     #[test]

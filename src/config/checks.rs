@@ -6,8 +6,10 @@ use std::path::Path;
 use super::api_keys::{ApiKeys, InvalidApiKeys};
 use super::broker::{BrokerChoice, BrokerUri};
 use super::error::Error;
+use super::identity::Anonymous;
 use super::load::Sources;
 use super::options::Config;
+use crate::identity::{self, InvalidKeys, Key, KeySet, Place};
 
 /// Longest header of a WebSocket frame (RFC 6455 §5.2): 2 bytes, 8 of length, 4 of mask.
 const FRAME_HEADER_BYTES_MAX: usize = 14;
@@ -19,6 +21,7 @@ pub fn check(config: &Config, sources: &Sources) -> Result<(), Error> {
     delay_leaves_time_to_drain(config, sources)?;
     instance_is_free(config, sources)?;
     file_has_api_keys(config, sources)?;
+    identity(config, sources)?;
     ca_file_is_used(config, sources)
 }
 
@@ -77,6 +80,47 @@ fn file_has_api_keys(config: &Config, sources: &Sources) -> Result<(), Error> {
             allowed: "a file with lines of a name and the SHA-256 of a key".to_owned(),
         }),
     }
+}
+
+/// One source of keys for tokens, which must have some; and nothing that needs one without it.
+fn identity(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let label = |name: &str| sources.label(name).to_owned();
+    let useless =
+        |name: &str, shown: String, because: String| Err(Error::Useless { label: label(name), shown, because });
+    let key = config.jwt_key_file.as_ref().map(|path| keys_of(path, label("jwt_key_file"), Key::read)).transpose()?;
+    match &config.jwt_jwks {
+        Some(place) if key.is_some() => {
+            let because = format!("{} has the key", label("jwt_key_file"));
+            return useless("jwt_jwks", format!("{place:?}"), because);
+        }
+        Some(Place::File(path)) => drop(keys_of(path, label("jwt_jwks"), KeySet::read)?),
+        Some(Place::Url(_)) | None => {}
+    }
+    if let Some(path) = &config.ticket_key_file {
+        keys_of(path, label("ticket_key_file"), identity::read_secret)?;
+    }
+    let without_tokens = key.is_none() && config.jwt_jwks.is_none();
+    if config.anonymous == Anonymous::Refuse && without_tokens {
+        let because = "nobody could connect without a key for tokens (--jwt-key-file, --jwt-jwks)".to_owned();
+        return useless("anonymous", "refuse".to_owned(), because);
+    }
+    if config.dev_sign_in && key.is_none_or(|key| key.secret().is_none()) {
+        let because = "there is no secret (HS256) in --jwt-key-file to sign tokens with".to_owned();
+        return useless("dev_sign_in", "true".to_owned(), because);
+    }
+    Ok(())
+}
+
+fn keys_of<T>(path: &Path, label: String, read: impl Fn(&Path) -> Result<T, InvalidKeys>) -> Result<T, Error> {
+    read(path).map_err(|reason| match reason {
+        InvalidKeys::Unreadable(source) => Error::Unreadable { label, path: path.display().to_string(), source },
+        reason => Error::Value {
+            label,
+            shown: format!("{path:?}"),
+            detail: Some(reason.to_string()),
+            allowed: "a file with a key".to_owned(),
+        },
+    })
 }
 
 /// The instance's exchange bears its name: it must be neither RabbitMQ's own nor one that the cluster shares.

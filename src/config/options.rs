@@ -13,11 +13,13 @@ use super::access::{self, AllowedOrigins};
 use super::broker::BrokerChoice;
 use super::error::Error;
 use super::format::{Format, GIB, KIB, MIB, Shape, bytes, list, number, parsed, switch, text};
+use super::identity::{self, Anonymous, CookieName};
 use super::load::Sources;
 use super::names::{LogFilter, Prefix};
 use super::scraping::MetricsListen;
 use super::table::{OptionRow, options};
 use crate::broker::Delivery;
+use crate::identity::Place;
 use crate::instance::InstanceName;
 use crate::session::{BURST_MAX, SlowReader};
 use crate::users::Unread;
@@ -170,6 +172,78 @@ options! {
             default: "",
             help: "Proxies whose word on the client's address is taken.",
             reason: "Anybody can send a forwarding header; only a proxy that is known may be believed.",
+        }
+    }
+
+    "Identity" {
+        jwt_key_file: Option<PathBuf> = text("FILE", "a file with a key", |text| Ok(PathBuf::from(text))).optional() => {
+            default: "",
+            help: "File with the key by which users' tokens (JWT) are verified: a public key in PEM for RS256, ES256 or EdDSA; \
+                   any other file is the secret for HS256, of at least 32 bytes.",
+            reason: "Without a key nobody has a token. The key alone says which algorithm counts. To try it: \
+                     openssl rand -hex 32 > FILE; warren token --user alice --jwt-key-file FILE.",
+        }
+        jwt_jwks: Option<Place> = text("FILE|URL", "a file or a URL http[s]://…", identity::place).optional() => {
+            default: "",
+            help: "JSON Web Key Set instead, by whose keys (kid) tokens are verified: a file, or a URL of the issuer.",
+            reason: "Issuers that change their keys publish them so. While they cannot be read, those that are known count.",
+        }
+        jwt_jwks_refresh_s: u64 = number("SECONDS", 10..=DAY_MS / 1000) => {
+            default: "3600",
+            help: "How often the key set is read again; also when a token names a key that is not in it, at most every 10 s.",
+            reason: "A key that was withdrawn counts no longer than this.",
+        }
+        jwt_audience: Vec<String> = list("NAME", "names separated by commas", identity::names) => {
+            default: "",
+            help: "One of these must be the audience (aud) of a token.",
+            reason: "Name it where the issuer makes tokens for other services, too: theirs should not count here.",
+        }
+        jwt_issuer: Option<String> = text("NAME", "a text", |text| Ok(text.to_owned())).optional() => {
+            default: "",
+            help: "What a token's issuer (iss) must be.",
+            reason: "The key tells enough where one issuer has it.",
+        }
+        jwt_leeway_s: u64 = number("SECONDS", 0..=600) => {
+            default: "5",
+            help: "By how much clocks may differ: a token counts so much longer, and earlier.",
+            reason: "More than hosts differ that keep their time by NTP.",
+        }
+        jwt_cookie: CookieName = parsed("NAME", "a cookie's name") => {
+            default: "warren_token",
+            help: "Cookie that may bring a token; it counts only from pages of an allowed origin, for which * is not enough.",
+            reason: "Browsers send cookies with every WebSocket, whosever page opens it.",
+        }
+        jwt_in_query: bool = switch() => {
+            default: "false",
+            help: "Take tokens from the URL, too (?token=).",
+            reason: "URLs end up in the logs of proxies and in histories. A ticket (POST /api/ticket) is good for one connection, \
+                     within seconds.",
+        }
+        anonymous: Anonymous = parsed("POLICY", "allow, refuse or auto") => {
+            default: "auto",
+            help: "Whether who brings no token may connect: allow, refuse (401), or auto, which refuses once a key for tokens is \
+                   configured. A token that does not count is refused in any case.",
+            reason: "Who configures a key wants to know who is there; who does not has no tokens.",
+        }
+        ticket_lifetime_s: u64 = number("SECONDS", 1..=3600) => {
+            default: "30",
+            help: "How long a ticket is good.",
+            reason: "Longer than a page takes to connect, and hardly of use to who finds it in a log.",
+        }
+        ticket_key_file: Option<PathBuf> = text("FILE", "a file of 32 bytes or more", |text| Ok(PathBuf::from(text))).optional() => {
+            default: "",
+            help: "Secret that all instances share, so that a ticket is good on each of them.",
+            reason: "With a secret for HS256 that serves; else, without this file, a ticket is good on the instance that gave it.",
+        }
+        tickets_max: usize = number("TICKETS", 1..=10_000_000) => {
+            default: "100000",
+            help: "Used tickets that an instance remembers until they end, so that each is good once; past it tickets are refused.",
+            reason: "More than 3,000 connections a second for 30 s; some megabytes.",
+        }
+        dev_sign_in: bool = switch() => {
+            default: "false",
+            help: "For development: POST /api/sign-in gives whoever asks from this host a token for any name.",
+            reason: "Never where others can reach this host's programs. It needs a secret (HS256) in --jwt-key-file.",
         }
     }
 

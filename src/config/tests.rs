@@ -436,7 +436,7 @@ fn markdown_has_a_row_for_every_option() {
 #[test]
 fn the_rows_of_a_heading_stand_together_and_every_text_is_a_sentence() {
     let headings: Vec<&str> = rows().chunk_by(|a, b| a.heading == b.heading).map(|group| group[0].heading).collect();
-    assert_eq!(headings, ["Listening", "Broker", "Access", "Publishing", "Sessions", "Users", "Process"]);
+    assert_eq!(headings, ["Listening", "Broker", "Access", "Identity", "Publishing", "Sessions", "Users", "Process"]);
     for row in rows() {
         assert!(row.help.ends_with('.') && row.reason.ends_with('.'), "{}", row.name);
     }

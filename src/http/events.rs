@@ -21,6 +21,7 @@ use warp::http::{HeaderName, Version};
 use warp::reply::Response;
 
 use super::api::{Problem, ProblemKind};
+use super::identities::Unauthorized;
 use super::upgrade::Successor;
 use super::{Site, origin};
 use crate::config::AllowedOrigins;
@@ -63,6 +64,10 @@ enum Refusal {
     TooManyTopics(usize),
     #[error("A session has at most {WILDCARDS_MAX} patterns with wildcards.")]
     TooManyWildcards,
+    #[error("Nobody is known by this request: {0}.")]
+    Unauthorized(Unauthorized),
+    #[error("The token does not allow to hear this.")]
+    Forbidden,
     #[error("This instance has not reached its broker yet.")]
     NotAttached,
     #[error("The broker does not deliver these topics yet.")]
@@ -85,6 +90,8 @@ impl Refusal {
             | Refusal::TooManyTopics(_)
             | Refusal::TooManyWildcards => ("bad_query", ProblemKind::BadQuery),
             Refusal::NotATopic(_) => ("bad_topic", ProblemKind::BadTopic),
+            Refusal::Unauthorized(_) => ("unauthorized", ProblemKind::Unauthorized),
+            Refusal::Forbidden => ("forbidden", ProblemKind::Forbidden),
             Refusal::NotAttached => ("not_attached", ProblemKind::NotHearing),
             Refusal::NotInForce => ("not_in_force", ProblemKind::NotHearing),
             Refusal::NotAdmitted(NotAdmitted::Full) => ("full", ProblemKind::NoRoom),
@@ -108,7 +115,11 @@ pub async fn answer(
         log::debug!("{client}: no event stream: {refusal:?}");
         let (name, kind) = refusal.facts();
         site.sessions.metrics().refused(name);
-        let mut response = Problem::new(kind, refusal.to_string()).into_response();
+        let problem = match refusal {
+            Refusal::Unauthorized(reason) => Problem::from(reason),
+            _ => Problem::new(kind, refusal.to_string()),
+        };
+        let mut response = problem.into_response();
         if refusal != Refusal::ForeignOrigin {
             share(&mut response, headers);
         }
@@ -126,11 +137,15 @@ async fn open(
     if !may_listen(site, headers) {
         return Err(Refusal::ForeignOrigin);
     }
-    let Asked { patterns, broadcast, since } = asked(query)?;
+    let Asked { patterns, broadcast, since } = asked(&site.identities.without_credentials(query))?;
     let since = start(headers, since, site.sessions.limits().resumption)?;
     check_number(&patterns, site.sessions.limits().topics_per_session_max)?;
     if site.link.borrow().attachments == 0 {
         return Err(Refusal::NotAttached);
+    }
+    let identity = site.identities.of_session(headers, query).await.map_err(Refusal::Unauthorized)?;
+    if identity.as_ref().is_some_and(|identity| !identity.rights.may_hear(&patterns, broadcast)) {
+        return Err(Refusal::Forbidden);
     }
     if let Some(successor) = successor {
         let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
@@ -140,7 +155,7 @@ async fn open(
             None => Start::Now(Box::new(site.sessions.place().await)),
         };
         let channel = Channel::Events { patterns: patterns.clone(), broadcast, start };
-        let opening = site.sessions.open(permit, false, channel, None);
+        let opening = site.sessions.open(permit, false, channel, identity);
         // The head is what tells the client that it will miss nothing.
         let all_in_force = async {
             for pattern in &patterns {
@@ -338,7 +353,8 @@ mod tests {
     fn every_refusal_is_counted_and_answered_as_its_route_says() {
         use NotAdmitted::{Full, Stopping, TooManyOfOneAddress};
         let first = [Refusal::ForeignOrigin, Refusal::Nothing, Refusal::NotATopic(InvalidTopic::Empty)];
-        let then = [Refusal::NotAttached, Refusal::NotInForce];
+        let nobody = Refusal::Unauthorized(Unauthorized::Missing);
+        let then = [nobody, Refusal::Forbidden, Refusal::NotAttached, Refusal::NotInForce];
         let last = [Full, TooManyOfOneAddress, Stopping].map(Refusal::NotAdmitted);
         for refusal in first.iter().chain(&then).chain(&last) {
             let (name, kind) = refusal.facts();

@@ -7,7 +7,8 @@ use warp::reject::Reject;
 use warp::reply::{Response, with_status};
 use warp::{Reply, http};
 
-use super::api::{Api, Problem, ProblemKind};
+use super::Site;
+use super::api::{Problem, ProblemKind, is_local};
 use super::peer::Peer;
 use super::table::{self, Requires, Route};
 
@@ -36,17 +37,21 @@ pub struct Caller<'a> {
 }
 
 /// Lets a request through, or says why not.
-pub fn check(api: &Api, caller: &Caller<'_>) -> Result<(), Denied> {
+pub async fn check(site: &Site, caller: &Caller<'_>) -> Result<(), Denied> {
     let not_found = || Denied::NotFound { api: caller.path.starts_with(API) };
     let route = table::find(caller.path).ok_or_else(not_found)?;
     if !route.methods.contains(caller.method) {
         return Err(Denied::WrongMethod(route));
     }
-    match route.requires {
+    let admitted = match route.requires {
         // A handshake is the upgrade's to judge, which answers each mistake in its own way; so is who asks for events.
         Requires::Nothing | Requires::Origin | Requires::Handshake => Ok(()),
-        Requires::Publisher => api.admit(caller).map_err(Denied::NotAllowed),
-    }
+        Requires::Right(role) => site.access.admit(caller, role).await.map(drop),
+        Requires::User => site.access.admit_user(caller.headers).await.map(drop),
+        Requires::Development if site.sign_in.is_none() => return Err(not_found()),
+        Requires::Development => is_local(caller),
+    };
+    admitted.map_err(Denied::NotAllowed)
 }
 
 impl Denied {
@@ -59,7 +64,7 @@ impl Denied {
             Denied::WrongMethod(route) => {
                 let text = format!("only {} here\n", route.allow());
                 let response = match route.requires {
-                    Requires::Publisher | Requires::Origin => {
+                    Requires::Right(_) | Requires::User | Requires::Development | Requires::Origin => {
                         Problem::new(ProblemKind::WrongMethod, text.trim_end()).into_response()
                     }
                     Requires::Nothing | Requires::Handshake => {

@@ -1,10 +1,12 @@
 //! The HTTP side: the listener, the routes, the upgrade to WebSocket. warp and hyper stay in this folder.
 
+mod account;
 mod api;
 mod events;
 mod gate;
 mod handshakes;
 mod health;
+mod identities;
 mod listener;
 mod origin;
 mod page;
@@ -22,7 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-pub use api::{Api, ApiLimits};
+pub use account::SignIn;
+pub use api::{Access, Api, ApiLimits, Requester};
+pub use identities::{Identities, Unauthorized};
 pub use listener::{BindError, HandshakeLimits, Listener, Serving};
 pub use replay::NoReplay;
 pub use routes::all as routes;
@@ -44,6 +48,12 @@ pub struct Site {
     pub link: watch::Receiver<Link>,
     /// Publishing over HTTP.
     pub api: Api,
+    /// Who may ask for what.
+    pub access: Access,
+    /// Whose a request is.
+    pub identities: Arc<Identities>,
+    /// Gives tokens, on a development server.
+    pub sign_in: Option<SignIn>,
     /// What counts the answers.
     pub metrics: HttpMetrics,
     /// For which topics the broker delivers.

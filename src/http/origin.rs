@@ -32,6 +32,12 @@ pub fn is_of_another_site(headers: &HeaderMap) -> bool {
     headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "same-origin" && site != "none")
 }
 
+/// Whether a browser says itself that a page of this very server asks.
+pub fn is_of_same_origin(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    sites.next().is_some_and(|site| site == "same-origin") && sites.next().is_none()
+}
+
 /// Whether a page of this origin came from the server that the request's `Host` names. The scheme is taken as the
 /// page's: behind a proxy that ends TLS the server cannot know its own.
 fn is_of(origin: &Origin, host: &str) -> bool {

@@ -14,7 +14,7 @@ use warp::{Filter, Reply};
 use super::gate::{self, Caller, Denied};
 use super::peer::{Peer, client_address};
 use super::upgrade::Successor;
-use super::{Site, events, health, page, table, upgrade};
+use super::{Site, account, events, health, page, table, upgrade};
 
 /// The public port.
 pub fn all(
@@ -30,6 +30,8 @@ pub fn all(
         .or(index(site.clone()))
         .unify()
         .or(health(site.clone()))
+        .unify()
+        .or(account(site.clone()))
         .unify()
         .or(publishing(site.clone()))
         .unify();
@@ -48,9 +50,11 @@ fn gate(site: Arc<Site>) -> impl Filter<Extract = (), Error = Rejection> + Clone
         .and(warp::header::headers_cloned())
         .and(warp::ext::get::<Peer>())
         .and_then(move |method: Method, path: FullPath, headers: HeaderMap, peer| {
-            let caller = Caller { method: &method, path: path.as_str(), headers: &headers, peer };
-            let checked = gate::check(&site.api, &caller).map_err(warp::reject::custom);
-            async move { checked }
+            let site = site.clone();
+            async move {
+                let caller = Caller { method: &method, path: path.as_str(), headers: &headers, peer };
+                gate::check(&site, &caller).await.map_err(warp::reject::custom)
+            }
         })
         .untuple_one()
 }
@@ -118,8 +122,42 @@ fn publishing(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rej
         .and(warp::body::stream())
         .then(move |path: Tail, query: String, headers: HeaderMap, body| {
             let site = site.clone();
-            async move { site.api.answer(path.as_str(), &query, &headers, body).await }
+            async move {
+                match site.access.requester(&headers).await {
+                    Ok(requester) => {
+                        let identity = requester.identity().map(Arc::as_ref);
+                        site.api.answer(path.as_str(), &query, &headers, identity, body).await
+                    }
+                    Err(problem) => problem.into_response(),
+                }
+            }
         })
+}
+
+/// What is asked about tokens.
+fn account(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let (of_whoami, of_ticket) = (site.clone(), site.clone());
+    let whoami = warp::path!("api" / "whoami").and(get_or_head()).and(warp::header::headers_cloned()).then(
+        move |headers: HeaderMap| {
+            let site = of_whoami.clone();
+            async move { account::whoami(&site, &headers).await }
+        },
+    );
+    let ticket = warp::path!("api" / "ticket").and(warp::post()).and(warp::header::headers_cloned()).then(
+        move |headers: HeaderMap| {
+            let site = of_ticket.clone();
+            async move { account::ticket(&site, &headers).await }
+        },
+    );
+    let sign_in = warp::path!("api" / "sign-in")
+        .and(warp::post())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |headers: HeaderMap, body| {
+            let site = site.clone();
+            async move { account::sign_in(&site, &headers, body).await }
+        });
+    whoami.or(ticket).unify().or(sign_in).unify()
 }
 
 fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {

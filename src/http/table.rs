@@ -5,6 +5,8 @@ use std::fmt;
 
 use warp::http::Method;
 
+use crate::identity::Role;
+
 /// What somebody must bring to be let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requires {
@@ -14,8 +16,12 @@ pub enum Requires {
     Origin,
     /// A WebSocket handshake, which the route itself checks; pages of an allowed origin only.
     Handshake,
-    /// An API key; where none are configured, to be a program on this host.
-    Publisher,
+    /// An API key, or a token with this role; where neither is configured, to be a program on this host.
+    Right(Role),
+    /// Any token that counts.
+    User,
+    /// To be a program on this host, and a server for development.
+    Development,
 }
 
 /// A path with its methods.
@@ -31,7 +37,7 @@ const READING: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 
 /// The table.
-pub static ROUTES: [Route; 10] = [
+pub static ROUTES: [Route; 13] = [
     Route { path: "/", methods: READING, requires: Requires::Nothing },
     Route { path: "/index.html", methods: READING, requires: Requires::Nothing },
     Route { path: "/healthz", methods: READING, requires: Requires::Nothing },
@@ -39,9 +45,12 @@ pub static ROUTES: [Route; 10] = [
     Route { path: "/message", methods: READING, requires: Requires::Handshake },
     Route { path: "/message/{topic}", methods: READING, requires: Requires::Handshake },
     Route { path: "/events", methods: READING, requires: Requires::Origin },
-    Route { path: "/api/notification", methods: POST, requires: Requires::Publisher },
-    Route { path: "/api/publish", methods: POST, requires: Requires::Publisher },
-    Route { path: "/api/topics/{topic}", methods: POST, requires: Requires::Publisher },
+    Route { path: "/api/notification", methods: POST, requires: Requires::Right(Role::Publish) },
+    Route { path: "/api/publish", methods: POST, requires: Requires::Right(Role::Publish) },
+    Route { path: "/api/whoami", methods: READING, requires: Requires::Origin },
+    Route { path: "/api/ticket", methods: POST, requires: Requires::User },
+    Route { path: "/api/sign-in", methods: POST, requires: Requires::Development },
+    Route { path: "/api/topics/{topic}", methods: POST, requires: Requires::Right(Role::Publish) },
 ];
 
 /// The end of a path that stands for anything.
@@ -68,12 +77,21 @@ impl Route {
 
 impl fmt::Display for Requires {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let said = match self {
             Requires::Nothing => "nothing",
             Requires::Origin => "nothing; of a page, an allowed origin",
             Requires::Handshake => "a WebSocket handshake; of a page, an allowed origin",
-            Requires::Publisher => "an API key; without `--api-keys-file`, to be a program on this host",
-        })
+            Requires::Right(role) => {
+                let role = role.name();
+                return write!(
+                    f,
+                    "an API key, or a token with the role `{role}`; without either, to be a program on this host"
+                );
+            }
+            Requires::User => "a token",
+            Requires::Development => "`--dev-sign-in`, and to be a program on this host",
+        };
+        f.write_str(said)
     }
 }
 
@@ -91,6 +109,8 @@ mod tests {
             ("/messages", None),
             ("/events", Some("/events")),
             ("/events/", None),
+            ("/api/whoami", Some("/api/whoami")),
+            ("/api/whoami/", None),
             ("/api", None),
             ("/api/", None),
             ("/api/topics", None),

@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpStream;
 use warp::http::header::{
     CONNECTION, HOST, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
 use warp::http::{HeaderMap, HeaderName, Response as HttpResponse, StatusCode};
 use warp::reply::Response;
 use warp::{Reply, http};
 
+use super::identities::Unauthorized;
 use super::replay::{self, NotReplayed};
 use super::topic::{self, NotATopic};
 use super::{Site, origin};
+use crate::identity::Rights;
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::protocol::extensions::{self, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
@@ -39,6 +41,9 @@ enum Refusal {
     ForeignOrigin,
     NotATopic(NotATopic),
     NotReplayed(NotReplayed),
+    Unauthorized(Unauthorized),
+    /// The token does not grant what is to be heard.
+    Forbidden,
     /// It has never heard the broker so far, so that a session would be deaf.
     NotAttached,
     /// The broker does not deliver the topic so far.
@@ -59,6 +64,8 @@ impl Refusal {
             Refusal::ForeignOrigin => "foreign_origin",
             Refusal::NotATopic(_) => "bad_topic",
             Refusal::NotReplayed(_) => "not_replayed",
+            Refusal::Unauthorized(_) => "unauthorized",
+            Refusal::Forbidden => "forbidden",
             Refusal::NotAttached => "not_attached",
             Refusal::NotInForce => "not_in_force",
             Refusal::NotAdmitted(NotAdmitted::Full) => "full",
@@ -129,8 +136,12 @@ async fn open(
     if site.link.borrow().attachments == 0 {
         return Err(Refusal::NotAttached);
     }
+    let identity = site.identities.of_session(headers, query).await.map_err(Refusal::Unauthorized)?;
+    if identity.as_ref().is_some_and(|identity| !may_hear(&identity.rights, &channel)) {
+        return Err(Refusal::Forbidden);
+    }
     let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
-    let opening = site.sessions.open(permit, extension.is_some(), channel.clone(), None);
+    let opening = site.sessions.open(permit, extension.is_some(), channel.clone(), identity);
     if let Channel::Topic(pattern) | Channel::Since(Some(pattern), _) = &channel {
         // The answer is what tells the client that it will miss nothing.
         let in_force = tokio::time::timeout(IN_FORCE_TIMEOUT, site.interest.in_force(pattern));
@@ -150,6 +161,17 @@ async fn open(
         response = response.header(SEC_WEBSOCKET_PROTOCOL, subprotocol.name());
     }
     Ok(response.body("").into_response())
+}
+
+/// Whether the token grants what is heard from the start.
+fn may_hear(rights: &Rights, channel: &Channel) -> bool {
+    match channel {
+        Channel::Topic(pattern) | Channel::Since(Some(pattern), _) => rights.may_subscribe(pattern),
+        Channel::Broadcast(_) | Channel::Since(None, _) => rights.may_hear_broadcast(),
+        Channel::Events { patterns, broadcast, .. } => rights.may_hear(patterns, *broadcast),
+        // Each request is looked at by itself.
+        Channel::Requests => true,
+    }
 }
 
 /// What the client wants to hear.
@@ -252,6 +274,10 @@ impl Reply for Refusal {
             }
             Refusal::NotATopic(reason) => refuse(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
             Refusal::NotReplayed(reason) => refuse(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
+            Refusal::Unauthorized(reason) => {
+                refuse(StatusCode::UNAUTHORIZED, &format!("Nobody is known by this request: {reason}.\n"))
+            }
+            Refusal::Forbidden => refuse(StatusCode::FORBIDDEN, "The token does not allow to hear this.\n"),
             Refusal::NotAttached => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "This instance has not reached its broker yet.\n")
             }
@@ -281,7 +307,11 @@ impl Reply for Refusal {
             Refusal::NotAttached | Refusal::NotInForce | Refusal::NotAdmitted(_) => {
                 headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
+            Refusal::Unauthorized(_) => {
+                headers.insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
+            }
             Refusal::BadHost
+            | Refusal::Forbidden
             | Refusal::BadKey
             | Refusal::BadExtensions
             | Refusal::BadSubprotocols
@@ -322,12 +352,13 @@ mod tests {
     fn every_refusal_has_a_series_of_its_own() {
         use NotAdmitted::{Full, Stopping, TooManyOfOneAddress};
         use Refusal::{
-            BadExtensions, BadHost, BadKey, BadSubprotocols, ForeignOrigin, NotATopic, NotAnUpgrade, NotAttached,
-            NotInForce, UnknownVersion,
+            BadExtensions, BadHost, BadKey, BadSubprotocols, Forbidden, ForeignOrigin, NotATopic, NotAnUpgrade,
+            NotAttached, NotInForce, UnknownVersion,
         };
         let not_replayed = Refusal::NotReplayed(NotReplayed::Malformed);
         let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, BadSubprotocols, ForeignOrigin];
-        let then = [NotATopic(topic::NotATopic::Several), not_replayed, NotAttached, NotInForce];
+        let nobody = Refusal::Unauthorized(Unauthorized::Missing);
+        let then = [NotATopic(topic::NotATopic::Several), not_replayed, nobody, Forbidden, NotAttached, NotInForce];
         let last = [Full, TooManyOfOneAddress, Stopping].map(Refusal::NotAdmitted);
         let names: Vec<_> = first.iter().chain(&then).chain(&last).map(Refusal::name).collect();
         // A WebSocket may have other parameters in its query.

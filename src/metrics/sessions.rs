@@ -13,7 +13,7 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 15] = [
+pub const REFUSALS: [&str; 17] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_host",
@@ -24,6 +24,8 @@ pub const REFUSALS: [&str; 15] = [
     "bad_query",
     "bad_topic",
     "not_replayed",
+    "unauthorized",
+    "forbidden",
     "not_attached",
     "not_in_force",
     "full",

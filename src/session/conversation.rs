@@ -61,6 +61,9 @@ impl Conversation {
                 self.unsubscribe(selection).await;
                 id
             }
+            Request::Publish { id, target, .. } if !session.may(|rights| rights.may_publish_to(&target)) => {
+                return Err(Refusal::new(id, ErrorCode::Forbidden, "the token does not allow to publish there"));
+            }
             Request::Publish { id, target, kind, payload } => {
                 session.publish_and_tell(id, target, kind, payload).await;
                 return Ok(());
@@ -79,6 +82,12 @@ impl Conversation {
             Request::Acknowledge { message_id } => {
                 session.heed_acknowledgement(&message_id);
                 return Ok(());
+            }
+            Request::Authenticate { id, token } => {
+                let renewed = session.renew(&token).await;
+                renewed.map_err(|reason| Refusal::new(id.clone(), ErrorCode::NotAuthenticated, reason))?;
+                self.end_what_is_not_allowed(session).await;
+                id
             }
             Request::Ping { id } => {
                 session.tell(&Notice::pong(id.as_ref()));
@@ -104,6 +113,12 @@ impl Conversation {
         {
             return Err((ErrorCode::NoResumption, reason.to_string()));
         }
+        if !session.may(|rights| rights.may_hear(&selection.patterns, selection.broadcast)) {
+            return Err((
+                ErrorCode::Forbidden,
+                "the token does not allow to hear this; nothing was subscribed".to_owned(),
+            ));
+        }
         let topics_max = session.sessions.limits().topics_per_session_max;
         let added: Vec<_> = selection.patterns.into_iter().filter(|one| !self.subscribed.contains(one)).collect();
         if self.subscribed.len() + added.len() > topics_max {
@@ -127,6 +142,14 @@ impl Conversation {
         self.subscribed.extend(added);
         self.hears_broadcast |= selection.broadcast;
         Ok(())
+    }
+
+    /// Ready when nothing is heard any more that the session's new token does not grant.
+    async fn end_what_is_not_allowed(&mut self, session: &Session) {
+        let Some(identity) = session.identity() else { return };
+        let rights = &identity.rights;
+        let ended = self.subscribed.iter().filter(|pattern| !rights.may_subscribe(pattern)).cloned().collect();
+        self.unsubscribe(Selection { patterns: ended, broadcast: !rights.may_hear_broadcast() }).await;
     }
 
     /// Ready when nothing that is selected is heard any more.

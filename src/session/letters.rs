@@ -45,20 +45,20 @@ impl Recipient for Session {
 
 impl Session {
     /// Whose letters it is given, if it is anybody's.
-    fn addressee(&self) -> Option<&UserName> {
-        let identity = self.identity.as_ref().filter(|_| !self.format.is_events())?;
-        Some(&identity.user)
+    fn addressee(&self) -> Option<UserName> {
+        let identity = self.identity().filter(|_| !self.format.is_events())?;
+        Some(identity.user.clone())
     }
 
     pub(super) fn begin_letters(self: &Arc<Self>) {
         if let Some(user) = self.addressee() {
-            self.sessions.users().arrive(user, self.clone());
+            self.sessions.users().arrive(&user, self.clone());
         }
     }
 
     pub(super) fn end_letters(&self) {
         if let Some(user) = self.addressee() {
-            self.sessions.users().leave(user, self.id.0);
+            self.sessions.users().leave(&user, self.id.0);
         }
     }
 
@@ -67,18 +67,18 @@ impl Session {
         if let Some(user) = self.addressee()
             && let Ok(letter) = payload.try_into()
         {
-            self.sessions.users().proved(user, self.id.0, u64::from_be_bytes(letter));
+            self.sessions.users().proved(&user, self.id.0, u64::from_be_bytes(letter));
         }
     }
 
     /// Whether a pong may be such an answer: the client did not choose to send it.
     pub(super) fn may_be_proof(&self, payload: &[u8]) -> bool {
-        self.identity.is_some() && payload.len() == size_of::<u64>()
+        self.addressee().is_some() && payload.len() == size_of::<u64>()
     }
 
     pub(super) fn heed_acknowledgement(&self, message: &MessageId) {
         if let Some(user) = self.addressee() {
-            self.sessions.users().acknowledge(user, message);
+            self.sessions.users().acknowledge(&user, message);
         }
     }
 
@@ -91,7 +91,7 @@ impl Session {
         kind: PayloadKind,
         payload: Bytes,
     ) -> Result<(), (ErrorCode, String)> {
-        let from = self.identity.as_ref().filter(|identity| identity.rights.has(Role::Send));
+        let from = self.identity().filter(|identity| identity.rights.has(Role::Send));
         let Some(from) = from.map(|identity| identity.user.clone()) else {
             return Err((ErrorCode::Forbidden, "only who is signed in, with the role send, writes to users".into()));
         };

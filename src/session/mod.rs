@@ -8,6 +8,7 @@
 mod addresses;
 mod conversation;
 mod drain;
+mod holder;
 mod letters;
 mod limits;
 mod rate;
@@ -28,6 +29,7 @@ use rustix::net::SendFlags;
 use tokio::net::TcpStream;
 
 pub use conversation::WILDCARDS_MAX;
+use holder::Holder;
 pub use limits::{Limits, NoResumption, SlowReader, UnknownSlowReader};
 pub use rate::{BURST_MAX, Rate};
 pub use registry::{NotAdmitted, Opening, Permit, Sessions};
@@ -36,7 +38,6 @@ use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;
 use crate::cursor::Cursor;
 use crate::hub::{Format, Frames, Listener, Replay, Seat};
-use crate::identity::Identity;
 use crate::inbound::SessionName;
 use crate::outbox::{FirstFrame, Outbox, Phase, Socket, Verdict};
 use crate::protocol::{events, frame};
@@ -99,14 +100,33 @@ pub struct Session {
     /// Messages whose outcome is not known, and [`SETTLING_AWAITED`].
     unsettled: AtomicU32,
     format: Format,
-    /// What it listens to, and says something to if that is one topic; the broadcast, if `None`.
-    topic: Option<Pattern>,
-    /// Whose it is, if that is known.
-    identity: Option<Arc<Identity>>,
+    particulars: Option<Box<Particulars>>,
     sessions: Arc<Sessions>,
 }
 
+/// What a session has that is not anybody's on the broadcast. By itself, to keep those small.
+struct Particulars {
+    /// What it listens to, and says something to if that is one topic; the broadcast, if `None`.
+    topic: Option<Pattern>,
+    /// Whose it is, if that is known.
+    holder: Option<Holder>,
+}
+
+impl Particulars {
+    fn new(topic: Option<Pattern>, holder: Option<Holder>) -> Option<Box<Particulars>> {
+        (topic.is_some() || holder.is_some()).then(|| Box::new(Particulars { topic, holder }))
+    }
+}
+
 impl Session {
+    fn topic(&self) -> Option<&Pattern> {
+        self.particulars.as_ref()?.topic.as_ref()
+    }
+
+    fn holder(&self) -> Option<&Holder> {
+        self.particulars.as_ref()?.holder.as_ref()
+    }
+
     /// By which backends know it.
     fn name(&self) -> SessionName {
         SessionName::new(self.sessions.message_ids().incarnation(), self.id.0)

@@ -12,18 +12,20 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::addresses::{Addresses, ClientAddress};
+use super::holder::Holder;
 use super::limits::Limits;
 use super::resume::Returning;
 use super::task::SessionTask;
-use super::{Channel, Session, SessionId, Start, Stream};
+use super::{Channel, Particulars, Session, SessionId, Start, Stream};
 use crate::broker::Broker;
 use crate::cursor::Cursor;
 use crate::hub::{Format, Hub, Membership, Seat};
-use crate::identity::Identity;
+use crate::identity::{Identity, Verifier};
 use crate::inbound::SessionName;
 use crate::message::MessageIds;
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
+use crate::topic::Pattern;
 use crate::users::Users;
 
 /// All sessions of this instance, and what they share.
@@ -49,6 +51,8 @@ pub struct Sessions {
     broker: Arc<dyn Broker>,
     message_ids: MessageIds,
     metrics: SessionMetrics,
+    /// By which sessions that have a holder may go on, where there are tokens.
+    verifier: Option<Verifier>,
     /// Where sessions run; connections are accepted elsewhere.
     runtime: Handle,
     users: Arc<Users>,
@@ -62,6 +66,7 @@ impl Sessions {
         broker: Arc<dyn Broker>,
         message_ids: MessageIds,
         metrics: SessionMetrics,
+        verifier: Option<Verifier>,
         users: Arc<Users>,
     ) -> Arc<Sessions> {
         Arc::new(Sessions {
@@ -80,6 +85,7 @@ impl Sessions {
             broker,
             message_ids,
             metrics,
+            verifier,
             runtime: Handle::current(),
             users,
         })
@@ -124,12 +130,7 @@ impl Sessions {
             leaving: AtomicBool::new(false),
             unsettled: AtomicU32::new(0),
             format: format(&channel, inflates),
-            topic: match &channel {
-                Channel::Broadcast(_) | Channel::Requests | Channel::Events { .. } => None,
-                Channel::Topic(pattern) => Some(pattern.clone()),
-                Channel::Since(pattern, _) => pattern.clone(),
-            },
-            identity,
+            particulars: Particulars::new(topic(&channel), identity.map(Holder::new)),
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());
@@ -209,6 +210,10 @@ impl Sessions {
         &self.metrics
     }
 
+    pub(super) fn verifier(&self) -> Option<&Verifier> {
+        self.verifier.as_ref()
+    }
+
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -275,6 +280,14 @@ impl Opening {
         session.socket.arrived(TcpStream::from_std(stream)?);
         runtime.spawn(SessionTask::new(registration, first));
         Ok(())
+    }
+}
+
+fn topic(channel: &Channel) -> Option<Pattern> {
+    match channel {
+        Channel::Broadcast(_) | Channel::Requests | Channel::Events { .. } => None,
+        Channel::Topic(pattern) => Some(pattern.clone()),
+        Channel::Since(pattern, _) => pattern.clone(),
     }
 }
 

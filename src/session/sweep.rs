@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Sessions;
+use crate::message::now_unix_ms;
 
 impl Sessions {
-    /// Looks at every session in turn, for as long as the instance runs: pings, idle ends, unfinished closes.
+    /// Looks at every session in turn, for as long as the instance runs: pings, idle ends, unfinished closes, tokens
+    /// that end.
     ///
     /// Each limit is kept to within a quarter of itself, at most a second late.
     pub async fn sweep(self: Arc<Self>) {
@@ -18,9 +20,11 @@ impl Sessions {
         loop {
             ticks.tick().await;
             let now_ms = self.clock().now_ms();
-            let due = self.snapshot(|session| session.is_due(now_ms));
+            let unix_ms = now_unix_ms();
+            let due = self.snapshot(|session| session.is_due(now_ms) || session.is_ending(unix_ms));
             for session in due {
                 session.tick(now_ms);
+                session.look_at_holder(unix_ms);
             }
         }
     }

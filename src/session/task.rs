@@ -262,6 +262,9 @@ impl Session {
 
     async fn publish(self: &Arc<Self>, kind: PayloadKind, payload: Bytes) {
         let Some(target) = self.target() else { return self.close(CloseReason::ListensOnly) };
+        if !self.may(|rights| rights.may_publish_to(&target)) {
+            return self.close(CloseReason::NotAllowed);
+        }
         let id = self.sessions.message_ids().next();
         self.hand_over(id, target, kind, payload, Receipt::to(self.clone())).await;
     }
@@ -291,7 +294,7 @@ impl Session {
 impl Session {
     /// Where what the client says goes, if there is such a place.
     fn target(&self) -> Option<Target> {
-        match &self.topic {
+        match self.topic() {
             None => Some(Target::Broadcast),
             Some(pattern) => pattern.as_topic().map(Target::Topic),
         }

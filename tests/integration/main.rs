@@ -24,6 +24,7 @@ mod events;
 mod floods;
 mod hostile;
 mod http;
+mod identity;
 mod mailboxes;
 mod metrics;
 mod publishing;

@@ -282,7 +282,7 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let mailboxes = Arc::new(MemoryMailboxes::start(bounds));
     let own = ids.incarnation().name().clone();
     let users = Users::start(own, broker.clone(), mailboxes, Arc::new(Alone), day, Unread::Push);
-    let sessions = Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), users);
+    let sessions = Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), None, users);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::json;
-use warren::config::Config;
+use warren::config::{Anonymous, Config};
 use warren::http::{ROUTES, Requires, Route};
 
 use crate::support::http::{Answer, request};
+use crate::support::identity::{token, with_tokens};
 use crate::support::instance::{Instance, config};
 use crate::support::post::{JSON, post, post_on, problem, published};
 use crate::support::process::Directory;
@@ -42,7 +43,16 @@ async fn ask(address: SocketAddr, route: &Route, method: &str, brings: Brings, k
             client.send(handshake.replacen("GET", method, 1)).await;
             if method == "HEAD" { client.answer_to_head().await } else { client.answer().await }
         }
-        Requires::Publisher => {
+        Requires::User => {
+            let authorization = format!("Bearer {}", token(&["send"]));
+            let headers = [("Authorization", authorization.as_str())];
+            post(address, &path, if brings == Brings::What { &headers } else { &[] }, "").await
+        }
+        Requires::Development => {
+            let forwarded: &[_] = if brings == Brings::What { &[JSON] } else { &[JSON, ("Via", "1.1 proxy")] };
+            post(address, &path, forwarded, json!({"user": "alice"}).to_string()).await
+        }
+        Requires::Right(_) => {
             let authorization = format!("Bearer {KEY}");
             let mut headers = vec![if path.contains("topics") { ("Content-Type", "text/plain") } else { JSON }];
             match (keyed, brings) {
@@ -59,11 +69,13 @@ async fn ask(address: SocketAddr, route: &Route, method: &str, brings: Brings, k
     }
 }
 
+/// With API keys, with a key for tokens, and for development; anybody may connect.
 async fn keyed() -> (Instance, Directory) {
     let directory = Directory::new("api-keys");
     let file = directory.write("keys", &format!("# who may publish\nshop {KEY_HASH}\n"));
     let api_keys_file = Some(PathBuf::from(file));
-    (Instance::start(Config { api_keys_file, ..config() }).await, directory)
+    let config = Config { api_keys_file, anonymous: Anonymous::Allow, dev_sign_in: true, ..with_tokens(&directory) };
+    (Instance::start(config).await, directory)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,12 +89,20 @@ async fn every_route_answers_who_brings_what_it_requires_and_nobody_else() {
                 let welcome = ask(instance.address, route, method, Brings::What, keyed).await.status;
                 let denied = ask(instance.address, route, method, Brings::Not, keyed).await.status;
                 let expected = match (route.requires, method) {
+                    (Requires::User, _) => (if keyed { 200 } else { 401 }, 401),
+                    (Requires::Development, _) => {
+                        if keyed {
+                            (200, 403)
+                        } else {
+                            (404, 404)
+                        }
+                    }
                     (Requires::Nothing, _) => (200, 200),
                     (Requires::Origin, _) => (200, 403),
                     (Requires::Handshake, "GET") => (101, 403),
                     // HEAD opens no session.
                     (Requires::Handshake, _) => (426, 426),
-                    (Requires::Publisher, _) => (200, if keyed { 401 } else { 403 }),
+                    (Requires::Right(_), _) => (200, if keyed { 401 } else { 403 }),
                 };
                 assert_eq!((welcome, denied), expected, "{method} {} (keys: {keyed})", route.path);
             }

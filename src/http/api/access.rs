@@ -1,19 +1,24 @@
-//! Who may publish: whoever has an API key; where there are no keys, programs on this host.
+//! Who may ask for what over HTTP: whoever has an API key, or a token with the role for it; where neither is configured,
+//! programs on this host.
 //!
-//! Without keys a browser on this host is the danger: any page of the web may let it send a form here, and by a name that
+//! Without either a browser on this host is the danger: any page of the web may let it send a form here, and by a name that
 //! resolves to this host (DNS rebinding) even read the answer. So the name must be this host's own, no foreign page may
 //! stand behind the request, and the body must be of a type that a form cannot have, but for plain text, where the origin
 //! alone tells. A proxy on this host would pass strangers
 //! off as local ones; what a proxy has written into a request shows it.
 
+use std::sync::Arc;
+
 use warp::http::HeaderMap;
-use warp::http::header::{AUTHORIZATION, FORWARDED, HOST, VIA};
+use warp::http::header::{FORWARDED, HOST, VIA};
 use warp::http::uri::Authority;
 
 use super::problem::{Kind, Problem};
 use crate::config::{AllowedOrigins, ApiKeys};
 use crate::http::gate::Caller;
+use crate::http::identities::{self, Identities, Unauthorized};
 use crate::http::origin;
+use crate::identity::{Identity, Role};
 
 /// Names that this host gives itself.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -30,40 +35,105 @@ const MARKS: [&str; 8] = [
     "proxy-connection",
 ];
 
-/// Lets a publisher in, or says what is missing.
-pub fn admit(keys: Option<&ApiKeys>, caller: &Caller<'_>) -> Result<(), Problem> {
-    match keys {
-        Some(keys) => has_key(keys, caller.headers),
-        None => is_local(caller),
+/// Who may ask for what.
+pub struct Access {
+    keys: Option<ApiKeys>,
+    identities: Arc<Identities>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Requester {
+    /// A program with an API key: the key's name.
+    Key(String),
+    /// Somebody with a token.
+    User(Arc<Identity>),
+    /// Where there are neither keys nor tokens, anybody whom [`Access::admit`] takes for a program on this host.
+    Local,
+}
+
+impl Requester {
+    /// Whose rights on topics count, if they are limited.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        match self {
+            Requester::User(identity) => Some(identity),
+            Requester::Key(_) | Requester::Local => None,
+        }
     }
 }
 
-fn has_key(keys: &ApiKeys, headers: &HeaderMap) -> Result<(), Problem> {
-    let unauthorized = |detail| Problem::new(Kind::Unauthorized, detail);
-    let key = bearer(headers).ok_or_else(|| unauthorized("Send one header \"Authorization: Bearer KEY\"."))?;
-    let owner = keys.owner(key.as_bytes()).ok_or_else(|| unauthorized("This API key is not known."))?;
-    log::debug!("publishing for {owner}");
-    Ok(())
+impl Access {
+    pub fn new(keys: Option<ApiKeys>, identities: Arc<Identities>) -> Access {
+        Access { keys, identities }
+    }
+
+    /// Lets somebody in who has the role, or says what is missing. An API key has all but [`Role::Admin`]; where there are
+    /// neither keys nor tokens, a program on this host has all.
+    pub async fn admit(&self, caller: &Caller<'_>, role: Role) -> Result<Requester, Problem> {
+        let requester = self.requester(caller.headers).await?;
+        let missing = || Problem::new(Kind::Forbidden, format!("This needs the role {:?}.", role.name()));
+        match &requester {
+            Requester::Key(_) if role == Role::Admin => return Err(missing()),
+            Requester::User(identity) if !identity.rights.has(role) => return Err(missing()),
+            Requester::Key(_) | Requester::User(_) => {}
+            Requester::Local => is_local(caller)?,
+        }
+        Ok(requester)
+    }
+
+    /// Lets anybody in who has a token.
+    pub async fn admit_user(&self, headers: &HeaderMap) -> Result<Arc<Identity>, Problem> {
+        match self.identities.of(headers).await {
+            Ok(Some(identity)) => Ok(identity),
+            Ok(None) if self.identities.verifier.is_none() => {
+                let detail = "This server has no key for tokens (--jwt-key-file, --jwt-jwks).";
+                Err(Problem::new(Kind::Unauthorized, detail))
+            }
+            Ok(None) => Err(Unauthorized::Missing.into()),
+            Err(reason) => Err(reason.into()),
+        }
+    }
+
+    /// Who asks, behind the gate, which has let the request in.
+    pub async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
+        let mut bearers = identities::bearers(headers);
+        let key = bearers.next().filter(|_| bearers.next().is_none());
+        let owner = self.keys.as_ref().zip(key.as_ref()).and_then(|(keys, key)| keys.owner(key.as_bytes()));
+        if let Some(owner) = owner {
+            return Ok(Requester::Key(owner.to_owned()));
+        }
+        if self.identities.verifier.is_some() {
+            return self.admit_user(headers).await.map(Requester::User);
+        }
+        match (&self.keys, key) {
+            (None, _) => Ok(Requester::Local),
+            (Some(_), Some(_)) => Err(Problem::new(Kind::Unauthorized, "This API key is not known.")),
+            (Some(_), None) => Err(Problem::new(Kind::Unauthorized, "Send one header \"Authorization: Bearer KEY\".")),
+        }
+    }
 }
 
-/// The token of the only `Authorization` (RFC 6750 §2.1); the scheme in any case.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
-    let (scheme, key) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+impl From<Unauthorized> for Problem {
+    fn from(reason: Unauthorized) -> Problem {
+        let detail = match reason {
+            Unauthorized::Missing => "Send one header \"Authorization: Bearer TOKEN\".".to_owned(),
+            reason => format!("Nobody is known by this: {reason}."),
+        };
+        Problem::new(Kind::Unauthorized, detail).because(reason.name())
+    }
 }
 
-fn is_local(caller: &Caller<'_>) -> Result<(), Problem> {
+/// Lets a program on this host in.
+pub fn is_local(caller: &Caller<'_>) -> Result<(), Problem> {
     let headers = caller.headers;
     let refused = if !caller.peer.0.to_canonical().is_loopback() {
-        "Without API keys (--api-keys-file) only programs on this host may publish."
+        "Without API keys (--api-keys-file) and tokens only programs on this host may do this."
     } else if is_forwarded(headers) {
-        "A proxy sent this: without API keys (--api-keys-file) only programs on this host may publish."
+        "A proxy sent this: without API keys (--api-keys-file) and tokens only programs on this host may do this."
     } else if !is_addressed_to_this_host(headers) {
-        "Without API keys (--api-keys-file) the server must be called localhost, 127.0.0.1 or [::1]."
+        "Without API keys (--api-keys-file) and tokens the server must be called localhost, 127.0.0.1 or [::1]."
     } else if !origin::may_connect(&AllowedOrigins::SameOrigin, headers) || origin::is_of_another_site(headers) {
-        "Pages of another origin may not publish."
+        "Pages of another origin may not do this."
     } else {
         return Ok(());
     };
@@ -88,17 +158,54 @@ fn is_addressed_to_this_host(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use warp::http::header::AUTHORIZATION;
     use warp::http::{HeaderName, Method};
 
     use super::*;
     use crate::http::peer::Peer;
+    use crate::identity::{Key, Rights, Rules, Signer, Tickets, Verifier};
+    use crate::user::UserName;
+
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+
+    fn identities(with_tokens: bool) -> Arc<Identities> {
+        let verifier = Verifier::new(Key::parse(SECRET).unwrap(), Rules::default());
+        Arc::new(Identities {
+            verifier: Some(verifier).filter(|_| with_tokens),
+            tickets: Tickets::new(None, 30, 0, 10).unwrap(),
+            cookie: "warren_token".parse().unwrap(),
+            in_query: false,
+            anonymous: true,
+            allowed_origins: AllowedOrigins::SameOrigin,
+        })
+    }
+
+    fn token(roles: &[Role]) -> String {
+        let rights = Rights { roles: roles.to_vec(), ..Rights::default() };
+        let user = UserName::parse("alice").unwrap();
+        let alice = Identity { user, groups: Vec::new(), rights, expires_s: None };
+        Signer::of_secret(SECRET).sign(&alice, 1000, &Rules::default()).unwrap()
+    }
+
+    /// What the access says to a role.
+    fn status_of(access: &Access, role: Role, bearer: Option<&str>) -> u16 {
+        let bearer = bearer.map(|bearer| (AUTHORIZATION, format!("Bearer {bearer}").parse().unwrap()));
+        let headers: HeaderMap = bearer.into_iter().collect();
+        let peer = Peer("127.0.0.1".parse().unwrap());
+        let caller = Caller { method: &Method::POST, path: "/api/publish", headers: &headers, peer };
+        let admitted = futures_util::FutureExt::now_or_never(access.admit(&caller, role)).expect("nothing to wait for");
+        admitted.map_or_else(|problem| problem.to_response().status().as_u16(), |_| 200)
+    }
 
     fn status(keys: Option<&ApiKeys>, peer: &str, headers: &[(&'static str, &str)]) -> u16 {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
         let peer = Peer(peer.parse().unwrap());
         let caller = Caller { method: &Method::POST, path: "/api/publish", headers: &headers, peer };
-        admit(keys, &caller).map_or_else(|problem| problem.to_response().status().as_u16(), |()| 200)
+        let access = Access::new(keys.cloned(), identities(false));
+        let admitted = futures_util::FutureExt::now_or_never(access.admit(&caller, Role::Publish));
+        let admitted = admitted.expect("nothing to wait for");
+        admitted.map_or_else(|problem| problem.to_response().status().as_u16(), |_| 200)
     }
 
     #[test]
@@ -162,5 +269,24 @@ mod tests {
             assert_eq!(of(value), [401; 2], "{value:?}");
         }
         assert_eq!(of(Some(&format!("Bearer {hash}"))), [401; 2], "the hash is no key");
+    }
+
+    #[test]
+    fn a_token_has_its_roles_and_a_key_all_but_one() {
+        // The hash of "abc".
+        let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let keys = ApiKeys::parse(&format!("shop {hash}")).unwrap();
+        let [tokens, both] = [None, Some(keys)].map(|keys| Access::new(keys, identities(true)));
+        for access in [&tokens, &both] {
+            for role in Role::ALL {
+                assert_eq!(status_of(access, role, Some(&token(&[role]))), 200);
+                assert_eq!(status_of(access, role, Some(&token(&[Role::Admin]))), 200);
+                assert_eq!(status_of(access, role, Some(&token(&[]))), 403);
+                assert_eq!([None, Some("x")].map(|bearer| status_of(access, role, bearer)), [401; 2], "{role:?}");
+            }
+            assert_eq!(status_of(access, Role::Publish, Some(&token(&[Role::Send]))), 403);
+        }
+        assert_eq!(Role::ALL.map(|role| status_of(&both, role, Some("abc"))), [200, 200, 200, 200, 403]);
+        assert_eq!(status_of(&tokens, Role::Publish, Some("abc")), 401);
     }
 }

@@ -5,7 +5,7 @@
 //! answered for what the broker has confirmed, and 503 for what nobody gets; in between the answer is 504.
 
 mod access;
-mod body;
+pub(super) mod body;
 mod order;
 mod outcome;
 mod problem;
@@ -21,13 +21,13 @@ use warp::Reply;
 use warp::http::HeaderMap;
 use warp::reply::Response;
 
+pub use access::{Access, Requester, is_local};
 pub use problem::{Kind as ProblemKind, Problem};
 
 use self::body::BodyLimits;
-use self::order::{OrderLimits, Orders};
-use super::gate::Caller;
+use self::order::{Order, OrderLimits, Orders};
 use crate::broker::Broker;
-use crate::config::ApiKeys;
+use crate::identity::Identity;
 use crate::message::MessageIds;
 
 /// What is taken, and how long anybody waits.
@@ -53,32 +53,27 @@ pub struct ApiLimits {
 pub struct Api {
     broker: Arc<dyn Broker>,
     message_ids: MessageIds,
-    keys: Option<ApiKeys>,
     limits: ApiLimits,
     under_way: Semaphore,
 }
 
 impl Api {
-    /// Without `keys` only programs on this host may publish.
-    pub fn new(broker: Arc<dyn Broker>, message_ids: MessageIds, keys: Option<ApiKeys>, limits: ApiLimits) -> Api {
+    pub fn new(broker: Arc<dyn Broker>, message_ids: MessageIds, limits: ApiLimits) -> Api {
         let under_way = Semaphore::new(limits.requests_max.min(Semaphore::MAX_PERMITS));
-        Api { broker, message_ids, keys, limits, under_way }
+        Api { broker, message_ids, limits, under_way }
     }
 
-    /// Whether a publisher is let in.
-    pub fn admit(&self, caller: &Caller<'_>) -> Result<(), Problem> {
-        access::admit(self.keys.as_ref(), caller)
-    }
-
-    /// Answers a POST beneath `/api/`; `path` is the rest of its path.
+    /// Answers a POST beneath `/api/`; `path` is the rest of its path, and `identity` whose rights count, if they are
+    /// limited.
     pub async fn answer<B: Buf>(
         &self,
         path: &str,
         query: &str,
         headers: &HeaderMap,
+        identity: Option<&Identity>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Response {
-        let answered = self.answer_or_fail(path, query, headers, body).await;
+        let answered = self.answer_or_fail(path, query, headers, identity, body).await;
         answered.unwrap_or_else(|problem| {
             log::debug!("a publishing request failed: {problem:?}");
             problem.into_response()
@@ -90,6 +85,7 @@ impl Api {
         path: &str,
         query: &str,
         headers: &HeaderMap,
+        identity: Option<&Identity>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Result<Response, Problem> {
         // For as long as its body may take memory.
@@ -100,6 +96,9 @@ impl Api {
             return Err(Problem::new(ProblemKind::InvalidMessage, "There are no parameters here."));
         }
         let orders = self.orders(path, headers, body).await?;
+        if let Some(identity) = identity {
+            check_rights(&orders, identity)?;
+        }
         Ok(match orders {
             Orders::One(order) => match &self.publish(vec![order]).await[..] {
                 [outcome] => outcome::answer_one(outcome),
@@ -132,7 +131,7 @@ impl Api {
         }
     }
 
-    fn body_limits(&self, bytes_max: usize) -> BodyLimits {
+    pub fn body_limits(&self, bytes_max: usize) -> BodyLimits {
         BodyLimits { bytes_max, timeout: self.limits.body_timeout }
     }
 
@@ -140,6 +139,22 @@ impl Api {
     pub async fn all_answered(&self) {
         let all = u32::try_from(self.limits.requests_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         drop(self.under_way.acquire_many(all).await);
+    }
+}
+
+/// That all of it may be published.
+fn check_rights(orders: &Orders, identity: &Identity) -> Result<(), Problem> {
+    let orders = match orders {
+        Orders::One(order) => std::slice::from_ref(order),
+        Orders::Batch(orders) => &orders[..],
+    };
+    let is_denied = |order: &Order| !identity.rights.may_publish_to(&order.target);
+    match orders.iter().position(is_denied) {
+        None => Ok(()),
+        Some(index) => {
+            let problem = Problem::new(ProblemKind::Forbidden, "The token does not allow to publish there.");
+            Err(if orders.len() > 1 { problem.at(index) } else { problem })
+        }
     }
 }
 

@@ -64,9 +64,11 @@ impl Kind {
 
     /// Those of `/events`.
     #[cfg(test)]
-    pub const OF_LISTENING: [Kind; 8] = [
+    pub const OF_LISTENING: [Kind; 10] = [
         Kind::BadTopic,
         Kind::BadQuery,
+        Kind::Unauthorized,
+        Kind::Forbidden,
         Kind::ForeignOrigin,
         Kind::WrongMethod,
         Kind::TooManySessions,
@@ -78,7 +80,7 @@ impl Kind {
     /// Those of the routes beneath `/api/`.
     #[cfg(test)]
     pub fn of_publishing() -> impl Iterator<Item = Kind> {
-        let also_of_both = [Kind::BadTopic, Kind::WrongMethod, Kind::Stopping];
+        let also_of_both = [Kind::BadTopic, Kind::Unauthorized, Kind::Forbidden, Kind::WrongMethod, Kind::Stopping];
         Kind::ALL.into_iter().filter(move |kind| !Kind::OF_LISTENING.contains(kind) || also_of_both.contains(kind))
     }
 
@@ -94,8 +96,8 @@ impl Kind {
                 ("bad-idempotency-key", StatusCode::BAD_REQUEST, "The idempotency key cannot be used")
             }
             Kind::BadQuery => ("bad-query", StatusCode::BAD_REQUEST, "The query asks for what there is not"),
-            Kind::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "An API key is required"),
-            Kind::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Only programs on this host may publish"),
+            Kind::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "An API key or a token is required"),
+            Kind::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "This is not allowed"),
             Kind::ForeignOrigin => ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this origin may not connect"),
             Kind::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such route"),
             Kind::WrongMethod => ("wrong-method", StatusCode::METHOD_NOT_ALLOWED, "The route has not this method"),
@@ -149,6 +151,9 @@ pub struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
+    /// Why nobody is known by a request, in one word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     /// In a batch, which of its messages is meant, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
@@ -167,10 +172,16 @@ impl Problem {
             title,
             status: status.as_u16(),
             detail: detail.into(),
+            reason: None,
             index: None,
             results: None,
             kind,
         }
+    }
+
+    /// With the reason in one word.
+    pub fn because(self, reason: &'static str) -> Problem {
+        Problem { reason: Some(reason), ..self }
     }
 
     /// That of one message of a batch.

@@ -38,7 +38,7 @@ fn every_example_is_what_it_says() {
         kinds.push(kind);
     }
     kinds.dedup();
-    let all = [&Request::KINDS[..], &["welcome", "message", "gap", "ack", "pong", "error"]].concat();
+    let all = [&Request::KINDS[..], &["welcome", "message", "gap", "expiring", "ack", "pong", "error"]].concat();
     assert_eq!(kinds, all);
 }
 

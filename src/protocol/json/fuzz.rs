@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::{REQUEST_ID_BYTES_MAX, Refusal, Request, RequestId, TOPICS_PER_REQUEST_MAX};
 use crate::fuzzing::fuzz;
 
-const GOOD: [&str; 7] = [
+const GOOD: [&str; 8] = [
+    r#"{"type":"authenticate","id":"6","token":"a.b.c"}"#,
     r#"{"type":"subscribe","id":"1","topics":["orders.*","/news"],"broadcast":true}"#,
     r##"{"type":"unsubscribe","id":"2","topics":["#"]}"##,
     r#"{"type":"publish","id":"3","topic":"orders.eu","text":"Gr\u00fc\u00dfe \ud83e\udd80"}"#,

@@ -62,6 +62,8 @@ pub enum Notice<'a> {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         missing: Option<u64>,
     },
+    /// The session's token ends in so many milliseconds, and the session with it unless it is renewed.
+    Expiring { in_ms: u64 },
     /// A request was granted.
     Ack {
         id: Cow<'a, str>,

@@ -63,6 +63,11 @@ pub enum Request {
     Acknowledge {
         message_id: MessageId,
     },
+    /// To go on by another token.
+    Authenticate {
+        id: Option<RequestId>,
+        token: Box<str>,
+    },
     Ping {
         id: Option<RequestId>,
     },
@@ -121,8 +126,10 @@ pub enum ErrorCode {
     WithoutBackends = 107,
     /// Nobody can go on where they were here.
     NoResumption = 108,
-    /// The client may not do that.
+    /// The token does not grant it.
     Forbidden = 109,
+    /// The token does not count, or is not the session's user's.
+    NotAuthenticated = 110,
     /// The broker does not deliver the topics so far.
     NotInForce = 200,
     /// The broker has taken nothing for too long: it was not published.
@@ -148,7 +155,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 21] = [
+    pub const ALL: [ErrorCode; 22] = [
         ErrorCode::NotText,
         ErrorCode::NotJson,
         ErrorCode::UnknownType,
@@ -159,6 +166,7 @@ impl ErrorCode {
         ErrorCode::WithoutBackends,
         ErrorCode::NoResumption,
         ErrorCode::Forbidden,
+        ErrorCode::NotAuthenticated,
         ErrorCode::NotInForce,
         ErrorCode::SpoolFull,
         ErrorCode::Unconfirmed,
@@ -212,6 +220,7 @@ struct Fields<'a> {
     group: Option<Box<str>>,
     keep: Option<bool>,
     message_id: Option<Box<str>>,
+    token: Option<Box<str>>,
 }
 
 /// What can be told of a request though something else is wrong with it.
@@ -257,7 +266,8 @@ impl<'de> Deserialize<'de> for Names {
 
 impl Request {
     /// The types of requests that there are.
-    pub(super) const KINDS: [&str; 6] = ["subscribe", "unsubscribe", "publish", "send", "acknowledge", "ping"];
+    pub(super) const KINDS: [&str; 7] =
+        ["subscribe", "unsubscribe", "publish", "send", "acknowledge", "authenticate", "ping"];
 
     /// What a text message asks for.
     pub fn parse(text: &[u8]) -> Result<Request, Refusal> {
@@ -278,6 +288,7 @@ impl Request {
             | Request::Publish { id, .. }
             | Request::Send { id, .. }
             | Request::SendTo { id, .. }
+            | Request::Authenticate { id, .. }
             | Request::Ping { id } => id.as_ref(),
             Request::Acknowledge { .. } => None,
         }
@@ -325,6 +336,11 @@ impl Fields<'_> {
                 let message_id =
                     message_id.ok_or_else(|| bad_field("message_id must be given, of at most 255 bytes"))?;
                 Ok(Request::Acknowledge { message_id })
+            }
+            "authenticate" => {
+                self.has_only(&["id", "token"])?;
+                let token = self.token.ok_or_else(|| bad_field("a token must be given"))?;
+                Ok(Request::Authenticate { id: self.id, token })
             }
             "ping" => {
                 self.has_only(&["id"])?;
@@ -405,6 +421,7 @@ impl Fields<'_> {
             ("group", self.group.is_some()),
             ("keep", self.keep.is_some()),
             ("message_id", self.message_id.is_some()),
+            ("token", self.token.is_some()),
         ];
         match given.iter().find(|(name, is_given)| *is_given && !names.contains(name)) {
             Some((name, _)) => Err(bad_field(format!("{} has no field {name}", self.kind))),

@@ -39,10 +39,25 @@ impl Client {
         Client { socket }
     }
 
+    /// One at this path, with this token.
+    pub async fn connect_as(address: SocketAddr, path: &str, token: &str) -> Client {
+        let uri = format!("ws://{address}{path}").parse().expect("a URI");
+        let request = ClientRequestBuilder::new(uri).with_header("Authorization", format!("Bearer {token}"));
+        let (socket, _) = within_deadline("the handshake", connect_async(request)).await.expect("an upgrade");
+        Client { socket }
+    }
+
     /// One on `/message` with this subprotocol, which must be agreed to.
     pub async fn connect_speaking(address: SocketAddr, subprotocol: &str) -> Client {
+        Self::connect_speaking_with(address, subprotocol, &[]).await
+    }
+
+    /// The same with tokens, as a browser brings them.
+    pub async fn connect_speaking_with(address: SocketAddr, subprotocol: &str, tokens: &[&str]) -> Client {
         let uri = format!("ws://{address}/message").parse().expect("a URI");
-        let request = ClientRequestBuilder::new(uri).with_sub_protocol(subprotocol);
+        let offered = ClientRequestBuilder::new(uri).with_sub_protocol(subprotocol);
+        let request =
+            tokens.iter().fold(offered, |request, token| request.with_sub_protocol(format!("bearer.{token}")));
         let (socket, _) = within_deadline("the handshake", connect_async(request)).await.expect("an upgrade");
         Client { socket }
     }

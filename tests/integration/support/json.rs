@@ -20,7 +20,12 @@ pub struct JsonClient {
 
 impl JsonClient {
     pub async fn connect(address: SocketAddr) -> JsonClient {
-        let mut client = Client::connect_speaking(address, PROTOCOL).await;
+        Self::connect_with(address, &[]).await
+    }
+
+    /// One of whose these tokens are.
+    pub async fn connect_with(address: SocketAddr, tokens: &[&str]) -> JsonClient {
+        let mut client = Client::connect_speaking_with(address, PROTOCOL, tokens).await;
         let welcome = parsed(&client.receive().await);
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         JsonClient { client, welcome, heard: VecDeque::new(), requests: 0 }

@@ -9,6 +9,7 @@ pub mod deflate;
 pub mod events;
 pub mod examples;
 pub mod http;
+pub mod identity;
 pub mod instance;
 pub mod json;
 pub mod load;

@@ -88,7 +88,7 @@ const LIMITS: ApiLimits = ApiLimits {
 fn api(does: &[Does]) -> (Api, Arc<Puppet>) {
     let puppet = Arc::new(Puppet { does: Mutex::new(does.to_vec()), ..Puppet::default() });
     let ids = MessageIds::new(Incarnation::begin(InstanceName::parse("x").unwrap()));
-    (Api::new(puppet.clone(), ids, None, LIMITS), puppet)
+    (Api::new(puppet.clone(), ids, LIMITS), puppet)
 }
 
 fn orders(count: usize) -> Vec<Order> {

@@ -1,0 +1,64 @@
+//! Making tokens: for trying things out, and for signing in where a development server offers that.
+
+use std::path::Path;
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+
+use super::claims::Claims;
+use super::keys::{self, InvalidKeys};
+use super::{Identity, Rules};
+use crate::message::now_unix_ms;
+
+/// Signs tokens with one key.
+#[derive(Clone)]
+pub struct Signer {
+    algorithm: Algorithm,
+    key: EncodingKey,
+}
+
+/// Why a file has no key to sign with.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSigningKey {
+    #[error(transparent)]
+    File(#[from] InvalidKeys),
+    #[error("it is PEM, but no private key of RSA, P-256 (PKCS #8) or Ed25519 (PKCS #8)")]
+    NotPrivate,
+    #[error("the key cannot sign: {0}")]
+    CannotSign(#[from] jsonwebtoken::errors::Error),
+}
+
+impl Signer {
+    /// With the key of a file: in PEM a private one, else the bytes of a secret.
+    pub fn read(path: &Path) -> Result<Signer, InvalidSigningKey> {
+        Signer::parse(&keys::read(path)?)
+    }
+
+    pub fn parse(bytes: &[u8]) -> Result<Signer, InvalidSigningKey> {
+        if !bytes.trim_ascii_start().starts_with(b"-----BEGIN ") {
+            return Ok(Signer::of_secret(keys::secret(bytes)?));
+        }
+        if !String::from_utf8_lossy(bytes).contains("PRIVATE KEY-----") {
+            return Err(InvalidSigningKey::NotPrivate);
+        }
+        let rsa = EncodingKey::from_rsa_pem(bytes).map(|key| (Algorithm::RS256, key));
+        let ec = || EncodingKey::from_ec_pem(bytes).map(|key| (Algorithm::ES256, key));
+        let ed = || EncodingKey::from_ed_pem(bytes).map(|key| (Algorithm::EdDSA, key));
+        let (algorithm, key) = rsa.or_else(|_| ec()).or_else(|_| ed()).map_err(|_| InvalidSigningKey::NotPrivate)?;
+        Ok(Signer { algorithm, key })
+    }
+
+    pub fn of_secret(secret: &[u8]) -> Signer {
+        Signer { algorithm: Algorithm::HS256, key: EncodingKey::from_secret(secret) }
+    }
+
+    /// A token for somebody, from now for so many seconds, that keeps the rules.
+    pub fn sign(&self, identity: &Identity, lasts_s: u64, rules: &Rules) -> Result<String, InvalidSigningKey> {
+        let claims = Claims {
+            exp: Some((now_unix_ms() / 1000).saturating_add(lasts_s).into()),
+            iss: rules.issuer.clone().map(Into::into),
+            aud: rules.audiences.first().cloned().map(Into::into),
+            ..Claims::of(identity)
+        };
+        Ok(encode(&Header::new(self.algorithm), &claims, &self.key)?)
+    }
+}
