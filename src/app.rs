@@ -142,7 +142,7 @@ impl App {
             incarnation: self.incarnation.clone(),
             sessions: sessions.clone(),
             link: broker.link(),
-            api: Api::new(broker.clone(), message_ids, api_limits(&self.config)),
+            api: Api::new(broker.clone(), users.clone(), message_ids, api_limits(&self.config)),
             access: Access::new(api_keys(&self.config)?, identities.clone()),
             identities,
             sign_in: identification::sign_in(&self.config)?,

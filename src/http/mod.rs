@@ -17,6 +17,7 @@ mod scrape;
 mod table;
 mod topic;
 mod upgrade;
+mod ws_template;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

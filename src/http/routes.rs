@@ -11,10 +11,11 @@ use warp::reject::Rejection;
 use warp::reply::{Response, with_header, with_status};
 use warp::{Filter, Reply};
 
+use super::api::{self, Problem};
 use super::gate::{self, Caller, Denied};
 use super::peer::{Peer, client_address};
 use super::upgrade::Successor;
-use super::{Site, account, events, health, page, table, upgrade};
+use super::{Site, account, events, health, page, table, upgrade, ws_template};
 
 /// The public port.
 pub fn all(
@@ -32,6 +33,10 @@ pub fn all(
         .or(health(site.clone()))
         .unify()
         .or(account(site.clone()))
+        .unify()
+        .or(letters(site.clone()))
+        .unify()
+        .or(ws_template(site.clone()))
         .unify()
         .or(publishing(site.clone()))
         .unify();
@@ -158,6 +163,59 @@ fn account(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
             async move { account::sign_in(&site, &headers, body).await }
         });
     whoami.or(ticket).unify().or(sign_in).unify()
+}
+
+/// Memberships, and what waits for somebody.
+fn letters(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let of_unread = site.clone();
+    let members = warp::path!("api" / "groups" / String / "members" / String)
+        .and(warp::put().or(warp::delete()).unify())
+        .and(warp::method())
+        .then(move |group: String, user: String, method: Method| {
+            let site = site.clone();
+            async move { told(api::change_member(site.sessions.users(), &method, &group, &user).await) }
+        });
+    let unread = warp::path!("api" / "unread").and(warp::post()).and(warp::header::headers_cloned()).then(
+        move |headers: HeaderMap| {
+            let site = of_unread.clone();
+            async move {
+                match site.access.admit_user(&headers).await {
+                    Ok(identity) => told(api::take_unread(site.sessions.users(), &identity).await),
+                    Err(problem) => problem.into_response(),
+                }
+            }
+        },
+    );
+    members.or(unread).unify()
+}
+
+fn told(outcome: Result<serde_json::Value, Problem>) -> Response {
+    match outcome {
+        Ok(answer) => with_no_store(warp::reply::json(&answer)).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// The calls of existing front ends.
+fn ws_template(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let of_send = site.clone();
+    let send = warp::path!("wsTemplate" / "sendToUser")
+        .and(warp::post())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |headers: HeaderMap, body| {
+            let site = of_send.clone();
+            async move { ws_template::send(&site, &headers, body).await }
+        });
+    let pull = warp::path!("wsTemplate" / "pullUnreadMessage")
+        .and(warp::post())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |headers: HeaderMap, body| {
+            let site = site.clone();
+            async move { ws_template::pull_unread(&site, &headers, body).await }
+        });
+    send.or(pull).unify()
 }
 
 fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {

@@ -27,7 +27,7 @@ pub enum Requires {
 /// A path with its methods.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
-    /// What stands in it for `{topic}` may have slashes.
+    /// What stands in it for `{topic}` may have slashes, for any other name in braces not.
     pub path: &'static str,
     pub methods: &'static [Method],
     pub requires: Requires,
@@ -35,9 +35,10 @@ pub struct Route {
 
 const READING: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
+const CHANGING: &[Method] = &[Method::PUT, Method::DELETE];
 
 /// The table.
-pub static ROUTES: [Route; 13] = [
+pub static ROUTES: [Route; 19] = [
     Route { path: "/", methods: READING, requires: Requires::Nothing },
     Route { path: "/index.html", methods: READING, requires: Requires::Nothing },
     Route { path: "/healthz", methods: READING, requires: Requires::Nothing },
@@ -50,6 +51,12 @@ pub static ROUTES: [Route; 13] = [
     Route { path: "/api/whoami", methods: READING, requires: Requires::Origin },
     Route { path: "/api/ticket", methods: POST, requires: Requires::User },
     Route { path: "/api/sign-in", methods: POST, requires: Requires::Development },
+    Route { path: "/api/users/{user}/messages", methods: POST, requires: Requires::Right(Role::Send) },
+    Route { path: "/api/groups/{group}/messages", methods: POST, requires: Requires::Right(Role::Send) },
+    Route { path: "/api/groups/{group}/members/{user}", methods: CHANGING, requires: Requires::Right(Role::Groups) },
+    Route { path: "/api/unread", methods: POST, requires: Requires::User },
+    Route { path: "/wsTemplate/sendToUser", methods: POST, requires: Requires::Right(Role::Send) },
+    Route { path: "/wsTemplate/pullUnreadMessage", methods: POST, requires: Requires::Nothing },
     Route { path: "/api/topics/{topic}", methods: POST, requires: Requires::Right(Role::Publish) },
 ];
 
@@ -63,9 +70,17 @@ pub fn find(path: &str) -> Option<&'static Route> {
 
 impl Route {
     fn matches(&self, path: &str) -> bool {
-        match self.path.strip_suffix(TOPIC) {
-            Some(before) => path.starts_with(before),
-            None => path == self.path,
+        if let Some(before) = self.path.strip_suffix(TOPIC) {
+            return path.starts_with(before);
+        }
+        let is_any = |part: &str| part.starts_with('{') && part.ends_with('}');
+        let (mut own, mut asked) = (self.path.split('/'), path.split('/'));
+        loop {
+            match (own.next(), asked.next()) {
+                (None, None) => return true,
+                (Some(own), Some(asked)) if own == asked || (is_any(own) && !asked.is_empty()) => {}
+                _ => return false,
+            }
         }
     }
 
@@ -114,6 +129,13 @@ mod tests {
             ("/api", None),
             ("/api/", None),
             ("/api/topics", None),
+            ("/api/users/alice/messages", Some("/api/users/{user}/messages")),
+            ("/api/users/a%2Fb/messages", Some("/api/users/{user}/messages")),
+            ("/api/users/a/b/messages", None),
+            ("/api/users//messages", None),
+            ("/api/users/alice", None),
+            ("/api/groups/class/members/bob", Some("/api/groups/{group}/members/{user}")),
+            ("/wstemplate/sendToUser", None),
             ("/api/topics/a/b", Some("/api/topics/{topic}")),
             ("/api/notification", Some("/api/notification")),
             ("/api/notification/", None),

@@ -141,6 +141,11 @@ async fn open(
         return Err(Refusal::Forbidden);
     }
     let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
+    if let Some(identity) = &identity {
+        // From the answer on they are written to whoever writes to their groups.
+        let joined = site.sessions.users().join_all(&identity.user, &identity.groups).await;
+        joined.map_err(|_| Refusal::NotInForce)?;
+    }
     let opening = site.sessions.open(permit, extension.is_some(), channel.clone(), identity);
     if let Channel::Topic(pattern) | Channel::Since(Some(pattern), _) = &channel {
         // The answer is what tells the client that it will miss nothing.

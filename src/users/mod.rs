@@ -14,14 +14,14 @@ mod unread;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use tokio::sync::mpsc;
 
 pub use unread::{UnknownUnread, Unread};
 
-use crate::broker::{Broker, Mailboxes, NotAccepted, Receipt, Settle};
+use crate::broker::{Broker, Mailboxes, NotAccepted, Receipt, Settle, Wanted};
 use crate::instance::InstanceName;
 use crate::message::{Message, MessageId, Target};
 use crate::user::{GroupName, UserName};
@@ -30,6 +30,12 @@ use here::Here;
 
 /// How often it is looked who does not acknowledge.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long it is taken for granted that a membership stands, though somebody may end it.
+const JOINED_FOR: Duration = Duration::from_secs(600);
+
+/// Users of whom that is remembered; past them all are forgotten.
+const JOINED_MAX: usize = 10_000;
 
 /// One session of a user, as what is kept for the user sees it. Nothing here waits.
 pub trait Recipient: Send + Sync + 'static {
@@ -76,6 +82,19 @@ pub struct Users {
     copies: mpsc::UnboundedSender<Copy>,
     acknowledgement_timeout: Duration,
     unread: Unread,
+    joined: DashMap<UserName, Joined>,
+}
+
+/// The groups to which a user was seen to belong.
+struct Joined {
+    groups: Box<[GroupName]>,
+    at: Instant,
+}
+
+impl Joined {
+    fn has(&self, groups: &[GroupName]) -> bool {
+        self.at.elapsed() < JOINED_FOR && groups.iter().all(|group| self.groups.contains(group))
+    }
 }
 
 impl Users {
@@ -90,7 +109,16 @@ impl Users {
     ) -> Arc<Users> {
         let copies = Copies::start(broker, whereabouts.clone());
         let here = DashMap::new();
-        Arc::new(Users { own, here, mailboxes, whereabouts, copies, acknowledgement_timeout, unread })
+        Arc::new(Users {
+            own,
+            here,
+            mailboxes,
+            whereabouts,
+            copies,
+            acknowledgement_timeout,
+            unread,
+            joined: DashMap::new(),
+        })
     }
 
     /// A session begins. It is given what is kept for its user, and everything that comes.
@@ -155,10 +183,28 @@ impl Users {
         }
     }
 
-    /// Has the user belong to groups, for as long as the mailbox stands.
+    /// Has the user belong to groups, for as long as the mailbox stands. Who did so lately does.
     pub async fn join_all(&self, user: &UserName, groups: &[GroupName]) -> Result<(), NotAccepted> {
+        if groups.is_empty() || self.joined.get(user).is_some_and(|lately| lately.has(groups)) {
+            return Ok(());
+        }
         let joining = groups.iter().map(|group| self.mailboxes.join(user.clone(), group.clone()));
-        futures_util::future::try_join_all(joining).await.map(|_| ())
+        futures_util::future::try_join_all(joining).await?;
+        if self.joined.len() >= JOINED_MAX {
+            self.joined.clear();
+        }
+        self.joined.insert(user.clone(), Joined { groups: groups.into(), at: Instant::now() });
+        Ok(())
+    }
+
+    /// Takes what waits for a user out of the mailbox, at most once.
+    pub async fn take_unread(
+        &self,
+        user: &UserName,
+        looked_at_max: usize,
+        wanted: Wanted,
+    ) -> Result<Vec<Message>, NotAccepted> {
+        self.mailboxes.take(user.clone(), looked_at_max, wanted).await
     }
 
     pub fn mailboxes(&self) -> &dyn Mailboxes {

@@ -6,6 +6,7 @@
 
 mod access;
 pub(super) mod body;
+mod letters;
 mod order;
 mod outcome;
 mod problem;
@@ -14,7 +15,7 @@ mod publish;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use tokio::sync::Semaphore;
 use warp::Reply;
@@ -22,13 +23,16 @@ use warp::http::HeaderMap;
 use warp::reply::Response;
 
 pub use access::{Access, Requester, is_local};
+pub use letters::{change_member, not_reached, take_unread};
 pub use problem::{Kind as ProblemKind, Problem};
 
 use self::body::BodyLimits;
 use self::order::{Order, OrderLimits, Orders};
 use crate::broker::Broker;
 use crate::identity::Identity;
-use crate::message::MessageIds;
+use crate::message::{MessageIds, PayloadKind, Target};
+use crate::user::UserName;
+use crate::users::Users;
 
 /// What is taken, and how long anybody waits.
 #[derive(Clone, Copy, Debug)]
@@ -52,15 +56,16 @@ pub struct ApiLimits {
 /// What publishing requests are answered from.
 pub struct Api {
     broker: Arc<dyn Broker>,
+    users: Arc<Users>,
     message_ids: MessageIds,
     limits: ApiLimits,
     under_way: Semaphore,
 }
 
 impl Api {
-    pub fn new(broker: Arc<dyn Broker>, message_ids: MessageIds, limits: ApiLimits) -> Api {
+    pub fn new(broker: Arc<dyn Broker>, users: Arc<Users>, message_ids: MessageIds, limits: ApiLimits) -> Api {
         let under_way = Semaphore::new(limits.requests_max.min(Semaphore::MAX_PERMITS));
-        Api { broker, message_ids, limits, under_way }
+        Api { broker, users, message_ids, limits, under_way }
     }
 
     /// Answers a POST beneath `/api/`; `path` is the rest of its path, and `identity` whose rights count, if they are
@@ -95,7 +100,7 @@ impl Api {
         if !query.is_empty() {
             return Err(Problem::new(ProblemKind::InvalidMessage, "There are no parameters here."));
         }
-        let orders = self.orders(path, headers, body).await?;
+        let orders = self.orders(path, headers, identity, body).await?;
         if let Some(identity) = identity {
             check_rights(&orders, identity)?;
         }
@@ -112,11 +117,18 @@ impl Api {
         &self,
         path: &str,
         headers: &HeaderMap,
+        identity: Option<&Identity>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Result<Orders, Problem> {
         let ApiLimits { message_bytes_max, batch_max, .. } = self.limits;
         let limits = OrderLimits { message_bytes_max, batch_max };
         let key = order::key(headers)?;
+        if let Some(target) = letters::addressee(path)? {
+            body::expect_json(headers)?;
+            let body = body::read(headers, body, self.body_limits(self.limits.json_bytes_max)).await?;
+            let from = identity.map(|identity| identity.user.clone());
+            return order::letter(target, &body, key, from, limits).map(Orders::One);
+        }
         if let Some(topic) = path.strip_prefix("topics/") {
             let kind = body::payload_kind(headers)?;
             let body = body::read(headers, body, self.body_limits(message_bytes_max)).await?;
@@ -129,6 +141,25 @@ impl Api {
             "publish" => order::items(&body, key, limits),
             _ => Err(Problem::new(ProblemKind::NotFound, "There is no such route.")),
         }
+    }
+
+    /// Writes one message to a user; the answer is what is wrong, if anything.
+    pub async fn write(
+        &self,
+        target: Target,
+        kind: PayloadKind,
+        payload: Bytes,
+        from: Option<UserName>,
+        subject: &str,
+    ) -> Result<Option<Problem>, Problem> {
+        let Ok(_turn) = self.under_way.try_acquire() else {
+            return Err(Problem::new(ProblemKind::Overloaded, "Nobody gets this message. Send it again."));
+        };
+        let ApiLimits { message_bytes_max, batch_max, .. } = self.limits;
+        let order = Order { from, subject: Some(subject.into()), ..Order::new(target, kind, payload) };
+        let order = order.within(OrderLimits { message_bytes_max, batch_max })?;
+        let outcomes = self.publish(vec![order]).await;
+        Ok(outcomes.first().and_then(outcome::Outcome::problem))
     }
 
     pub fn body_limits(&self, bytes_max: usize) -> BodyLimits {

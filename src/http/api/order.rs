@@ -17,6 +17,10 @@ use super::problem::{Kind, Problem};
 use crate::message::{PayloadKind, Target};
 use crate::terms::IdempotencyKey;
 use crate::topic::Topic;
+use crate::user::UserName;
+
+/// Bytes of what a message to somebody says to be about.
+const SUBJECT_BYTES_MAX: usize = 255;
 
 /// The header with the idempotency key of a whole request.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -29,6 +33,11 @@ pub struct Order {
     pub payload: Bytes,
     pub ttl_ms: Option<u64>,
     pub key: Option<IdempotencyKey>,
+    /// The user in whose name it is said.
+    pub from: Option<UserName>,
+    pub subject: Option<Box<str>>,
+    /// Of what is said to a user: until somebody has acknowledged it; else only who is connected hears it.
+    pub is_kept: bool,
 }
 
 /// The bounds of what is taken.
@@ -70,7 +79,7 @@ struct Item {
 pub fn notification(body: &[u8], key: Option<IdempotencyKey>, limits: OrderLimits) -> Result<Order, Problem> {
     let Object(Notification { topic, message }) = json(body)?;
     let (target, kind, payload) = (Target::Topic(topic_named(&topic)?), PayloadKind::Text, message.into());
-    Order { target, kind, payload, ttl_ms: None, key }.within(limits)
+    Order { key, ..Order::new(target, kind, payload) }.within(limits)
 }
 
 /// Reads one item or an array of them. A request's key is that of its only message; in a batch each has the key with its
@@ -90,6 +99,59 @@ pub fn items(body: &[u8], key: Option<IdempotencyKey>, limits: OrderLimits) -> R
     Ok(Orders::Batch(orders))
 }
 
+/// What `POST /api/users/{user}/messages` and the like have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LetterItem {
+    text: Option<String>,
+    base64: Option<String>,
+    ttl_ms: Option<u64>,
+    subject: Option<Box<str>>,
+    keep: Option<bool>,
+}
+
+/// Reads a message to somebody, in JSON.
+pub fn letter(
+    target: Target,
+    body: &[u8],
+    key: Option<IdempotencyKey>,
+    from: Option<UserName>,
+    limits: OrderLimits,
+) -> Result<Order, Problem> {
+    let Object(item) = json::<Object<LetterItem>>(body)?;
+    let invalid = |detail: &str| Problem::new(Kind::InvalidMessage, detail);
+    let (kind, payload) = payload(item.text, item.base64)?;
+    check_ttl(item.ttl_ms)?;
+    let is_kept = item.keep != Some(false);
+    if !is_kept && matches!(target, Target::Group(_)) {
+        return Err(invalid("What is said to a group is kept for each member."));
+    }
+    if item.subject.as_ref().is_some_and(|subject| !(1..=SUBJECT_BYTES_MAX).contains(&subject.len())) {
+        return Err(invalid(&format!("A subject has 1 to {SUBJECT_BYTES_MAX} bytes.")));
+    }
+    let order = Order::new(target, kind, payload.into());
+    Order { ttl_ms: item.ttl_ms, key, from, subject: item.subject, is_kept, ..order }.within(limits)
+}
+
+fn payload(text: Option<String>, base64: Option<String>) -> Result<(PayloadKind, Vec<u8>), Problem> {
+    let invalid = |detail: &str| Problem::new(Kind::InvalidMessage, detail);
+    match (text, base64) {
+        (Some(text), None) => Ok((PayloadKind::Text, text.into_bytes())),
+        (None, Some(base64)) => {
+            let bytes = STANDARD.decode(base64).map_err(|_| invalid("\"base64\" is not base64 (RFC 4648 §4)."))?;
+            Ok((PayloadKind::Binary, bytes))
+        }
+        _ => Err(invalid("A message has either \"text\" or \"base64\".")),
+    }
+}
+
+fn check_ttl(ttl_ms: Option<u64>) -> Result<(), Problem> {
+    if ttl_ms == Some(0) {
+        return Err(Problem::new(Kind::InvalidMessage, "\"ttl_ms\" is at least 1."));
+    }
+    Ok(())
+}
+
 /// A raw body for the topic that a path ends with.
 pub fn raw(
     path: &str,
@@ -103,7 +165,7 @@ pub fn raw(
     if kind == PayloadKind::Text && std::str::from_utf8(&payload).is_err() {
         return Err(Problem::new(Kind::InvalidMessage, "The text is not UTF-8."));
     }
-    Order { target: Target::Topic(topic_named(&name)?), kind, payload, ttl_ms: None, key }.within(limits)
+    Order { key, ..Order::new(Target::Topic(topic_named(&name)?), kind, payload) }.within(limits)
 }
 
 /// The request's idempotency key: the header's only value, as it stands or as a string of structured fields (RFC 9651).
@@ -126,17 +188,8 @@ impl Item {
             (None, true) => Target::Broadcast,
             _ => return Err(invalid("A message has either \"topic\" or \"broadcast\": true.")),
         };
-        let (kind, payload) = match (self.text, self.base64) {
-            (Some(text), None) => (PayloadKind::Text, text.into_bytes()),
-            (None, Some(base64)) => {
-                let bytes = STANDARD.decode(base64).map_err(|_| invalid("\"base64\" is not base64 (RFC 4648 §4)."))?;
-                (PayloadKind::Binary, bytes)
-            }
-            _ => return Err(invalid("A message has either \"text\" or \"base64\".")),
-        };
-        if self.ttl_ms == Some(0) {
-            return Err(invalid("\"ttl_ms\" is at least 1."));
-        }
+        let (kind, payload) = payload(self.text, self.base64)?;
+        check_ttl(self.ttl_ms)?;
         let key = match (self.idempotency_key, of_request) {
             (Some(own), None) => Some(key_named(&own)?),
             (None, of_request) => of_request,
@@ -145,12 +198,17 @@ impl Item {
                 return Err(Problem::new(Kind::BadIdempotencyKey, detail));
             }
         };
-        Order { target, kind, payload: payload.into(), ttl_ms: self.ttl_ms, key }.within(limits)
+        Order { ttl_ms: self.ttl_ms, key, ..Order::new(target, kind, payload.into()) }.within(limits)
     }
 }
 
 impl Order {
-    fn within(self, limits: OrderLimits) -> Result<Order, Problem> {
+    /// One that asks for nothing beside.
+    pub fn new(target: Target, kind: PayloadKind, payload: Bytes) -> Order {
+        Order { target, kind, payload, ttl_ms: None, key: None, from: None, subject: None, is_kept: true }
+    }
+
+    pub fn within(self, limits: OrderLimits) -> Result<Order, Problem> {
         if self.payload.len() <= limits.message_bytes_max {
             return Ok(self);
         }

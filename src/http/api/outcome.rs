@@ -20,6 +20,17 @@ pub enum Outcome {
     Stopping(MessageId),
     /// It was taken, and is not confirmed so far; mostly it will be.
     Unknown(MessageId),
+    /// It was for users, and could not be kept or heard.
+    Refused(MessageId, Why),
+}
+
+/// Why a message to users was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    MailboxFull,
+    NoMailbox,
+    NoMembers,
+    NotConnected,
 }
 
 /// The same as a batch's answer tells it.
@@ -33,7 +44,11 @@ pub struct Told {
 impl Outcome {
     fn id(&self) -> &MessageId {
         match self {
-            Outcome::Published(id) | Outcome::NotSpooled(id) | Outcome::Stopping(id) | Outcome::Unknown(id) => id,
+            Outcome::Published(id)
+            | Outcome::NotSpooled(id)
+            | Outcome::Stopping(id)
+            | Outcome::Unknown(id)
+            | Outcome::Refused(id, _) => id,
         }
     }
 
@@ -42,11 +57,12 @@ impl Outcome {
             Outcome::Published(_) => "published",
             Outcome::NotSpooled(_) | Outcome::Stopping(_) => "not_spooled",
             Outcome::Unknown(_) => "unknown",
+            Outcome::Refused(..) => "refused",
         };
         Told { id: self.id().to_string(), outcome }
     }
 
-    fn problem(&self) -> Option<Problem> {
+    pub fn problem(&self) -> Option<Problem> {
         match self {
             Outcome::Published(_) => None,
             Outcome::NotSpooled(_) => Some(Problem::new(
@@ -57,6 +73,17 @@ impl Outcome {
                 Kind::Stopping,
                 "The instance is stopping, and nobody gets this message. Send it to another one.",
             )),
+            Outcome::Refused(_, Why::MailboxFull) => Some(Problem::new(
+                Kind::MailboxFull,
+                "The user has as many unread messages as may wait, or some member of the group has; other members have it.",
+            )),
+            Outcome::Refused(_, Why::NoMailbox) => {
+                Some(Problem::new(Kind::NotKept, "The user's mailbox cannot be reached now. Send it again."))
+            }
+            Outcome::Refused(_, Why::NoMembers) => Some(Problem::new(Kind::NoMembers, "Nobody belongs to the group.")),
+            Outcome::Refused(_, Why::NotConnected) => {
+                Some(Problem::new(Kind::NotConnected, "The user has no session, and it was not to be kept."))
+            }
             Outcome::Unknown(_) => Some(Problem::new(
                 Kind::OutcomeUnknown,
                 "The message was taken, but the broker has not confirmed it so far. Send it again with the same \

@@ -28,6 +28,11 @@ pub enum Kind {
     TooLarge,
     UnsupportedMediaType,
     TooManySessions,
+    MailboxFull,
+    NotKept,
+    NoMembers,
+    NotConnected,
+    BadName,
     Overloaded,
     NotSpooled,
     NotHearing,
@@ -39,7 +44,7 @@ pub enum Kind {
 impl Kind {
     /// All of them, as `docs/http.md` lists them.
     #[cfg(test)]
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 25] = [
         Kind::MalformedJson,
         Kind::InvalidMessage,
         Kind::BadTopic,
@@ -54,6 +59,11 @@ impl Kind {
         Kind::TooLarge,
         Kind::UnsupportedMediaType,
         Kind::TooManySessions,
+        Kind::MailboxFull,
+        Kind::NotKept,
+        Kind::NoMembers,
+        Kind::NotConnected,
+        Kind::BadName,
         Kind::Overloaded,
         Kind::NotSpooled,
         Kind::NotHearing,
@@ -111,6 +121,11 @@ impl Kind {
             Kind::TooManySessions => {
                 ("too-many-sessions", StatusCode::TOO_MANY_REQUESTS, "The address has as many sessions as it may have")
             }
+            Kind::MailboxFull => ("mailbox-full", StatusCode::INSUFFICIENT_STORAGE, "The mailbox is full"),
+            Kind::NotKept => ("not-kept", StatusCode::SERVICE_UNAVAILABLE, "The message could not be kept"),
+            Kind::NoMembers => ("no-members", StatusCode::NOT_FOUND, "The group has no members"),
+            Kind::NotConnected => ("not-connected", StatusCode::NOT_FOUND, "The user is not connected"),
+            Kind::BadName => ("bad-name", StatusCode::BAD_REQUEST, "This names no user or group"),
             Kind::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many requests are under way"),
             Kind::NotSpooled => ("not-spooled", StatusCode::SERVICE_UNAVAILABLE, "The message was not taken"),
             Kind::NotHearing => {
@@ -165,6 +180,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// For people.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         let (name, status, title) = kind.facts();
         Problem {

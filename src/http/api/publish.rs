@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Api;
 use super::order::Order;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Why};
 use crate::broker::{NotAccepted, Receipt, Settle};
-use crate::message::{Message, MessageId, now_unix_ms};
+use crate::message::{Message, MessageId, Target, now_unix_ms};
 use crate::terms::Terms;
 
 type Settled = Result<(), NotAccepted>;
@@ -56,12 +56,17 @@ impl Api {
 
     /// Waits until the broker has taken the message, or refused it; or passes an earlier refusal on.
     async fn hand_over(&self, order: Order, refused: Option<NotAccepted>, deadline: Instant) -> Pending {
+        let is_kept = order.is_kept;
         let (id, message) = self.message(order);
         let (ear, mut settled) = oneshot::channel();
         if let Some(reason) = refused {
             return Pending { id, known: Some(Err(reason)), settled };
         }
         let receipt = Receipt::to(Arc::new(Ear(Mutex::new(Some(ear)))));
+        if let (false, Target::User(user)) = (is_kept, message.target.clone()) {
+            self.users.send_if_connected(&user, message, receipt);
+            return Pending { id, known: settled.try_recv().ok(), settled };
+        }
         let known = match timeout_at(deadline, self.broker.publish(message, receipt)).await {
             Ok(()) => settled.try_recv().ok(),
             // Withdrawn, as the broker promises.
@@ -85,10 +90,10 @@ impl Api {
 
     /// With its id: of a message with an idempotency key the same whenever and wherever it is repeated.
     fn message(&self, order: Order) -> (MessageId, Message) {
-        let Order { target, kind, payload, ttl_ms, key } = order;
+        let Order { target, kind, payload, ttl_ms, key, from, subject, is_kept: _ } = order;
         let published_ms = now_unix_ms();
         let expires_ms = ttl_ms.map(|ttl_ms| published_ms.saturating_add(ttl_ms));
-        let terms = Terms { idempotency_key: key, expires_ms, ..Terms::default() };
+        let terms = Terms { idempotency_key: key, expires_ms, from, subject, ..Terms::default() };
         let id = terms.fingerprint(&target).map_or_else(|| self.message_ids.next(), MessageId::of_repeatable);
         let terms = (terms != Terms::default()).then(|| Arc::new(terms));
         (id.clone(), Message { id: Some(id), target, kind, published_ms, terms, payload })
@@ -106,14 +111,10 @@ fn outcome(id: MessageId, settled: Option<Settled>) -> Outcome {
         Some(Err(NotAccepted::NoBackend | NotAccepted::QueueFull | NotAccepted::WithoutBackends)) => {
             Outcome::Unknown(id)
         }
-        // TODO(users)
-        Some(Err(
-            NotAccepted::MailboxFull
-            | NotAccepted::NoMailbox
-            | NotAccepted::NoMembers
-            | NotAccepted::NotConnected
-            | NotAccepted::NoInstance,
-        )) => Outcome::Unknown(id),
+        Some(Err(NotAccepted::MailboxFull)) => Outcome::Refused(id, Why::MailboxFull),
+        Some(Err(NotAccepted::NoMailbox)) => Outcome::Refused(id, Why::NoMailbox),
+        Some(Err(NotAccepted::NoMembers)) => Outcome::Refused(id, Why::NoMembers),
+        Some(Err(NotAccepted::NotConnected | NotAccepted::NoInstance)) => Outcome::Refused(id, Why::NotConnected),
     }
 }
 

@@ -9,7 +9,7 @@ fn topic(name: &str) -> Target {
 }
 
 fn order(target: Target, kind: PayloadKind, payload: &'static [u8]) -> Order {
-    Order { target, kind, payload: Bytes::from_static(payload), ttl_ms: None, key: None }
+    Order::new(target, kind, Bytes::from_static(payload))
 }
 
 fn some_key(text: &str) -> Option<IdempotencyKey> {

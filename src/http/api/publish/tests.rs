@@ -7,10 +7,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::*;
+use crate::broker::MailboxBounds;
+use crate::broker::memory::MemoryMailboxes;
 use crate::broker::{Broker, Link, LinkState};
 use crate::http::api::ApiLimits;
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{MessageIds, PayloadKind, Target};
+use crate::users::{Alone, Unread, Users};
 
 /// What the broker does with one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,11 @@ const LIMITS: ApiLimits = ApiLimits {
 fn api(does: &[Does]) -> (Api, Arc<Puppet>) {
     let puppet = Arc::new(Puppet { does: Mutex::new(does.to_vec()), ..Puppet::default() });
     let ids = MessageIds::new(Incarnation::begin(InstanceName::parse("x").unwrap()));
-    (Api::new(puppet.clone(), ids, LIMITS), puppet)
+    let day = Duration::from_secs(86_400);
+    let bounds = MailboxBounds { messages_max: 1, bytes_max: 1, age_max: day, idle_max: day };
+    let (own, mailboxes) = (ids.incarnation().name().clone(), Arc::new(MemoryMailboxes::start(bounds)));
+    let users = Users::start(own, puppet.clone(), mailboxes, Arc::new(Alone), day, Unread::Push);
+    (Api::new(puppet.clone(), users, ids, LIMITS), puppet)
 }
 
 fn orders(count: usize) -> Vec<Order> {
@@ -98,6 +105,9 @@ fn orders(count: usize) -> Vec<Order> {
         payload: number.to_string().into(),
         ttl_ms: None,
         key: None,
+        from: None,
+        subject: None,
+        is_kept: true,
     };
     (0..count).map(order).collect()
 }
@@ -109,6 +119,7 @@ fn letters(outcomes: &[Outcome]) -> String {
         Outcome::NotSpooled(_) => 'n',
         Outcome::Stopping(_) => 's',
         Outcome::Unknown(_) => 'u',
+        Outcome::Refused(..) => 'r',
     };
     outcomes.iter().map(letter).collect()
 }
