@@ -17,7 +17,7 @@ use crate::broker::rabbitmq::{Endpoint, NameTaken, RabbitMq, Settings, SpoolBoun
 use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, Link, MailboxBounds, Mailboxes};
 use crate::config::{ApiKeys, BrokerChoice, BrokerUri, Config, MetricsListen};
 use crate::http::{
-    self, Access, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site,
+    self, Access, Api, ApiLimits, BindError, HandshakeLimits, Listener, NoReplay, Scrape, Serving, Site, Whereabouts,
 };
 use crate::hub::{self, Batching, HistoryLimits, Hub, Post, SessionNamed};
 use crate::instance::{Incarnation, InstanceName};
@@ -26,9 +26,10 @@ use crate::message::MessageIds;
 use crate::metrics::{Dropped, Metrics};
 use crate::open_files;
 use crate::place::Delivered;
+use crate::presence::Presence;
 use crate::session::{Limits, NoResumption, Rate, Sessions};
 use crate::stop::{self, Patience};
-use crate::users::{Alone, Users};
+use crate::users::Users;
 
 /// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
 const FILES_KEPT_FREE: u64 = 128;
@@ -40,7 +41,7 @@ const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
 
 /// Word from the broker should it never let this instance in.
-type Refused = Option<oneshot::Receiver<NameTaken>>;
+pub(crate) type Refused = Option<oneshot::Receiver<NameTaken>>;
 
 /// What carries messages, and what keeps those for users.
 type Carriage = (Arc<dyn Broker>, Arc<dyn Mailboxes>, Refused);
@@ -117,11 +118,12 @@ impl App {
         let (deliveries, delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
         let message_ids = MessageIds::new(self.incarnation.clone());
         let (broker, mailboxes, refused) = self.broker(deliveries, interest.clone(), &message_ids)?;
+        let presence = Presence::new(message_ids.clone(), self.metrics.presence.clone());
         let users = Users::start(
             self.instance().clone(),
             broker.clone(),
             mailboxes,
-            Arc::new(Alone),
+            Arc::new(presence.clone()),
             Duration::from_millis(self.config.letter_ack_timeout_ms),
             self.config.unread,
         );
@@ -130,11 +132,13 @@ impl App {
             limits(&self.config),
             hub.clone(),
             broker.clone(),
+            presence.clone(),
             message_ids.clone(),
             self.metrics.sessions.clone(),
             verifier.clone(),
             users.clone(),
         );
+        bound_sessions(self.config.sessions_per_user_max, &presence, &sessions);
         log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);
         let replay = replay(&self.config);
         let identities = Arc::new(identification::identities(&self.config, verifier.clone())?);
@@ -146,6 +150,7 @@ impl App {
             access: Access::new(api_keys(&self.config)?, identities.clone()),
             identities,
             sign_in: identification::sign_in(&self.config)?,
+            whereabouts: Whereabouts { presence: presence.clone(), broker: broker.clone(), hub: hub.clone() },
             metrics: self.metrics.http.clone(),
             interest,
             allowed_origins: self.config.allowed_origins.clone(),
@@ -154,11 +159,12 @@ impl App {
             replay,
         });
         let handshakes = handshake_limits(&self.config);
-        let batching = self.batching(replay.ok(), broker.link(), &sessions, &users);
+        let batching = self.batching(replay.ok(), broker.link(), &sessions, &users, &presence);
         let mut patience = Patience {
             delay: Duration::from_millis(self.config.drain_delay_ms),
             timeout: Duration::from_millis(self.config.drain_timeout_ms),
         };
+        let present = tokio::spawn(presence.clone().run(broker.clone(), hub.clone()));
         let fan_out = tokio::spawn(hub.run(batching, delivered));
         let sweep = tokio::spawn(sessions.clone().sweep());
         let letters = tokio::spawn(users.sweep());
@@ -175,7 +181,7 @@ impl App {
             // It never took anybody, so nobody needs to notice.
             patience.delay = Duration::ZERO;
         }
-        stop::in_order(&sessions, &mut serving, &*broker, &patience).await;
+        stop::in_order(&sessions, &presence, &mut serving, &*broker, &patience).await;
         // What became of their messages is known by now: it is a matter of writing it.
         let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, site.api.all_answered()).await;
         serving.stop().await;
@@ -184,6 +190,7 @@ impl App {
         if let Some(keys) = keys {
             keys.abort();
         }
+        present.abort();
         fan_out.abort();
         // Last, so that the stop can be watched.
         if let Some(scraping) = scraping {
@@ -198,8 +205,9 @@ impl App {
         link: watch::Receiver<Link>,
         sessions: &Arc<Sessions>,
         users: &Arc<Users>,
+        presence: &Presence,
     ) -> Batching {
-        let users = Arc::downgrade(users);
+        let (users, presence) = (Arc::downgrade(users), presence.clone());
         Batching {
             own: self.incarnation.clone(),
             compression_bytes_min: self.config.compression_bytes_min,
@@ -214,7 +222,7 @@ impl App {
                         users.give_copy(user, message);
                     }
                 }),
-                ..Post::default()
+                to_instance: Arc::new(move |message| presence.take(message)),
             },
         }
     }
@@ -232,8 +240,13 @@ impl App {
         })
     }
 
+    /// Which run this is.
+    pub(crate) fn incarnation(&self) -> &Incarnation {
+        &self.incarnation
+    }
+
     /// The broker that the configuration names.
-    fn broker(
+    pub(crate) fn broker(
         &self,
         deliveries: mpsc::Sender<Delivered>,
         interest: Arc<Interest>,
@@ -283,6 +296,17 @@ impl App {
                 Ok((Arc::new(broker), mailboxes, Some(refused)))
             }
         }
+    }
+}
+
+/// How many sessions a user may have, if that is bounded.
+fn bound_sessions(sessions_max: u32, presence: &Presence, sessions: &Arc<Sessions>) {
+    if let (Ok(sessions_max @ 1..), sessions) = (usize::try_from(sessions_max), Arc::downgrade(sessions)) {
+        presence.bound_sessions(sessions_max, move |number| {
+            if let Some(sessions) = sessions.upgrade() {
+                sessions.close_too_many(number);
+            }
+        });
     }
 }
 

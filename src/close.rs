@@ -35,11 +35,13 @@ pub enum CloseReason {
     Gone,
     /// The same, and what came since cannot be read just now.
     Unread,
+    /// The user has more sessions in the cluster than it may have, and this is the youngest.
+    TooManySessions,
 }
 
 impl CloseReason {
     /// All that [`CloseReason::name`] may say.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "by_client",
         "going_away",
         "protocol_error",
@@ -54,6 +56,7 @@ impl CloseReason {
         "idle",
         "gone",
         "unread",
+        "too_many_sessions",
     ];
 
     /// The reason as metrics name it.
@@ -73,6 +76,7 @@ impl CloseReason {
             CloseReason::Idle => "idle",
             CloseReason::Gone => "gone",
             CloseReason::Unread => "unread",
+            CloseReason::TooManySessions => "too_many_sessions",
         }
     }
 
@@ -88,6 +92,7 @@ impl CloseReason {
             CloseReason::Idle => Some(4002),
             CloseReason::Gone => Some(4003),
             CloseReason::Expired => Some(4004),
+            CloseReason::TooManySessions => Some(4005),
         }
     }
 
@@ -119,6 +124,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Idle => f.write_str("idle: no pong"),
             CloseReason::Gone => f.write_str("gone: some of what came meanwhile is not kept any more"),
             CloseReason::Unread => f.write_str("what came meanwhile cannot be read now; try again later"),
+            CloseReason::TooManySessions => f.write_str("too many sessions of this user"),
         }
     }
 }
@@ -143,6 +149,7 @@ mod tests {
             CloseReason::Idle,
             CloseReason::Gone,
             CloseReason::Unread,
+            CloseReason::TooManySessions,
         ];
         let mut names: Vec<_> = first.iter().chain(&violations).chain(&last).map(CloseReason::name).collect();
         // Two violations are one for metrics.
@@ -163,6 +170,7 @@ mod tests {
             CloseReason::Idle,
             CloseReason::Gone,
             CloseReason::Unread,
+            CloseReason::TooManySessions,
         ];
         for reason in reasons {
             assert!(reason.to_string().len() <= CLOSE_REASON_BYTES_MAX, "{reason}");

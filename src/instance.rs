@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// An instance's name, `ip_port` (`10.0.0.5_8080`), and the name of its exchange in RabbitMQ.
 /// 1 to 128 ASCII letters, digits and `_ . : -`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceName(Arc<str>);
 
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::topic::{Pattern, TOPIC_KEYS, Topic, TopicKey};
+use crate::watching::Watching;
 
 /// How long a client waits until the broker delivers what it subscribes to.
 pub const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +25,7 @@ pub struct Interest {
     wanted: watch::Sender<()>,
     /// Told when deliveries of a key have begun or ended.
     delivered: watch::Sender<()>,
+    watching: Watching,
 }
 
 #[derive(Default)]
@@ -47,11 +49,18 @@ impl Interest {
             wildcards: AtomicU32::new(0),
             wanted: watch::Sender::new(()),
             delivered: watch::Sender::new(()),
+            watching: Watching::default(),
         }
+    }
+
+    /// Who asks to hear of comings and goings.
+    pub fn watching(&self) -> &Watching {
+        &self.watching
     }
 
     /// One more subscription.
     pub fn add(&self, pattern: &Pattern) {
+        self.watching.add(pattern);
         if self.count_of(pattern).fetch_add(1, Ordering::SeqCst) == 0 {
             self.wanted.send_replace(());
         }
@@ -59,6 +68,7 @@ impl Interest {
 
     /// One less.
     pub fn remove(&self, pattern: &Pattern) {
+        self.watching.remove(pattern);
         if self.count_of(pattern).fetch_sub(1, Ordering::SeqCst) == 1 {
             self.wanted.send_replace(());
         }

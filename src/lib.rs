@@ -18,6 +18,7 @@ pub mod session;
 
 pub mod broker;
 pub mod hub;
+pub mod presence;
 
 pub mod close;
 pub mod cursor;
@@ -35,6 +36,7 @@ pub mod terms;
 pub mod topic;
 pub mod user;
 pub mod users;
+pub mod watching;
 
 #[cfg(test)]
 mod fuzzing;

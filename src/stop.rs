@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::broker::Broker;
 use crate::http::Serving;
+use crate::presence::Presence;
 use crate::session::Sessions;
 
 /// The sessions leave within this part of the time, so that those who leave last have as much to read what still
@@ -17,6 +18,9 @@ const LEAVING_SHARE: u32 = 2;
 
 /// Whoever is still there when only this part of the time is left is told so, and may still answer.
 const LAST_WORD_SHARE: u32 = 10;
+
+/// Time for the broker to take the word that this instance leaves; without it the others notice a little later.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time to settle what is still on its way to the broker after the sessions are gone.
 const BROKER_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -30,7 +34,13 @@ pub struct Patience {
 }
 
 /// Stops all but answering requests on connections that stand.
-pub async fn in_order(sessions: &Sessions, serving: &mut Serving, broker: &dyn Broker, patience: &Patience) {
+pub async fn in_order(
+    sessions: &Sessions,
+    presence: &Presence,
+    serving: &mut Serving,
+    broker: &dyn Broker,
+    patience: &Patience,
+) {
     let deadline = Instant::now() + patience.timeout;
     sessions.refuse_new();
     if !patience.delay.is_zero() {
@@ -43,6 +53,8 @@ pub async fn in_order(sessions: &Sessions, serving: &mut Serving, broker: &dyn B
     if timeout_at(last_word, sessions.drain(left / LEAVING_SHARE)).await.is_err() {
         sessions.close_rest();
     }
+    // While there is still somebody who publishes.
+    let _ = timeout(GOODBYE_TIMEOUT, presence.say_goodbye(broker)).await;
     let rest = async { tokio::join!(broker.finish_publishing(), sessions.all_gone()) };
     let in_time = timeout_at(deadline, rest).await.is_ok();
     tell(sessions, patience.timeout);

@@ -59,7 +59,12 @@ pub enum InvalidTopic {
     Wildcard,
     #[error("a wildcard must be a word by itself")]
     WildcardInWord,
+    #[error("what begins with the word {OWN} is said by Warren alone")]
+    Reserved,
 }
+
+/// The first word of topics of which only Warren itself speaks.
+const OWN: &str = "warren";
 
 /// Exactly one word.
 const ANY_WORD: &str = "*";
@@ -97,12 +102,23 @@ impl Topic {
         pattern.as_topic().ok_or(InvalidTopic::Wildcard)
     }
 
+    /// The same of a topic that somebody wants to publish to.
+    pub fn parse_to_publish(text: &str) -> Result<Topic, InvalidTopic> {
+        let topic = Topic::parse(text)?;
+        if topic.is_reserved() { Err(InvalidTopic::Reserved) } else { Ok(topic) }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.0.split('.')
+    }
+
+    /// Whether only Warren itself speaks of it.
+    pub fn is_reserved(&self) -> bool {
+        self.words().next() == Some(OWN)
     }
 
     pub fn key(&self) -> TopicKey {

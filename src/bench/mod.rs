@@ -14,6 +14,7 @@ pub(crate) mod marker;
 mod measure;
 mod options;
 pub(crate) mod payload;
+mod presence;
 pub(crate) mod process;
 pub(crate) mod progress;
 pub(crate) mod report;
@@ -56,6 +57,13 @@ pub fn run(task: Task) -> anyhow::Result<ExitCode> {
             let table = topics::run(&options, &Interrupt::listen()?)?;
             print!("{}", table.markdown());
             options.json.as_deref().map_or(Ok(()), |path| report::write(path, &format!("{:#}\n", table.json())))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Presence(options) => {
+            options.json.as_deref().map_or(Ok(()), report::check)?;
+            let figures = presence::run(&options, &Interrupt::listen()?)?;
+            print!("{}", figures.markdown());
+            options.json.as_deref().map_or(Ok(()), |path| report::write(path, &format!("{:#}\n", figures.json())))?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Suite(options) => {

@@ -10,7 +10,7 @@ use super::measure::SETTLE;
 use super::payload::Content;
 use super::server::{Kind, Own, floor};
 use super::target::Target;
-use super::topics;
+use super::{presence, topics};
 use crate::config::BrokerUri;
 
 /// The longest phase that may be asked for.
@@ -51,6 +51,8 @@ pub enum Task {
     Suite(Box<Options>),
     /// Measure many topics, beside the broadcast.
     Topics(Box<topics::Options>),
+    /// Measure what knowing many users costs.
+    Presence(Box<presence::Options>),
     /// Be the floor for a measurement, with so many frames in each write.
     Floor { frames: usize },
 }
@@ -127,6 +129,7 @@ pub fn declare(command: clap::Command) -> clap::Command {
             clap::Command::new(floor::COMMAND).hide(true).arg(Arg::new("frames").value_parser(value_parser!(usize))),
         )
         .subcommand(topics::declare(clap::Command::new(topics::COMMAND)))
+        .subcommand(presence::declare(clap::Command::new(presence::COMMAND)))
         .args(work_arguments().map(|argument| argument.help_heading("Work")))
         .args(server_arguments().map(|argument| argument.help_heading("Servers")))
         .args(report_arguments().map(|argument| argument.help_heading("Report")))
@@ -295,6 +298,9 @@ pub fn read(matches: &ArgMatches) -> Result<Task, Conflict> {
     }
     if let Some((topics::COMMAND, matches)) = matches.subcommand() {
         return topics::read(matches).map(|options| Task::Topics(Box::new(options)));
+    }
+    if let Some((presence::COMMAND, matches)) = matches.subcommand() {
+        return presence::read(matches).map(|options| Task::Presence(Box::new(options)));
     }
     let options = Box::new(options(matches)?);
     Ok(if matches.get_flag("suite") { Task::Suite(options) } else { Task::Measure(options) })

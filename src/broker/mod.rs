@@ -23,6 +23,9 @@ use crate::place::{Delivered, Partition, Position};
 /// Batches of delivered messages that wait for the hub; past it the broker holds its own deliveries back.
 pub const DELIVERIES_WAITING_MAX: usize = 16;
 
+/// Bytes of what instances tell each other in one message. It is theirs alone, so no option bounds it.
+pub const WORD_BYTES_MAX: usize = 128 * 1024;
+
 /// How the broadcast comes from RabbitMQ to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {

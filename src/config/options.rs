@@ -338,6 +338,12 @@ options! {
             reason: "Thousands of people can share one address, and behind a load balancer that trusted_proxies does not \
                      name all do: a limit would shut them out.",
         }
+        sessions_per_user_max: u32 = number("SESSIONS", 0..=10_000_000) => {
+            default: "0",
+            help: "Sessions at a time of one user, on all instances together; 0: no limit. Past it upgrades are answered \
+                   429. Where several are let in at once, the youngest are closed with 4005.",
+            reason: "How many windows and devices somebody has is nobody's business until it is abused.",
+        }
         handshakes_max: usize = number("CONNECTIONS", 1..=1_000_000) => {
             default: "8192",
             help: "Connections at a time that have not become sessions yet; one more ends the oldest.",

@@ -96,6 +96,7 @@ impl Refusal {
             Refusal::NotInForce => ("not_in_force", ProblemKind::NotHearing),
             Refusal::NotAdmitted(NotAdmitted::Full) => ("full", ProblemKind::NoRoom),
             Refusal::NotAdmitted(NotAdmitted::TooManyOfOneAddress) => ("address_full", ProblemKind::TooManySessions),
+            Refusal::NotAdmitted(NotAdmitted::TooManyOfOneUser) => ("user_full", ProblemKind::TooManySessions),
             Refusal::NotAdmitted(NotAdmitted::Stopping) => ("stopping", ProblemKind::Stopping),
         }
     }
@@ -155,7 +156,7 @@ async fn open(
             None => Start::Now(Box::new(site.sessions.place().await)),
         };
         let channel = Channel::Events { patterns: patterns.clone(), broadcast, start };
-        let opening = site.sessions.open(permit, false, channel, identity);
+        let opening = site.sessions.open(permit, false, channel, identity).map_err(Refusal::NotAdmitted)?;
         // The head is what tells the client that it will miss nothing.
         let all_in_force = async {
             for pattern in &patterns {
@@ -351,11 +352,11 @@ mod tests {
 
     #[test]
     fn every_refusal_is_counted_and_answered_as_its_route_says() {
-        use NotAdmitted::{Full, Stopping, TooManyOfOneAddress};
+        use NotAdmitted::{Full, Stopping, TooManyOfOneAddress, TooManyOfOneUser};
         let first = [Refusal::ForeignOrigin, Refusal::Nothing, Refusal::NotATopic(InvalidTopic::Empty)];
         let nobody = Refusal::Unauthorized(Unauthorized::Missing);
         let then = [nobody, Refusal::Forbidden, Refusal::NotAttached, Refusal::NotInForce];
-        let last = [Full, TooManyOfOneAddress, Stopping].map(Refusal::NotAdmitted);
+        let last = [Full, TooManyOfOneAddress, TooManyOfOneUser, Stopping].map(Refusal::NotAdmitted);
         for refusal in first.iter().chain(&then).chain(&last) {
             let (name, kind) = refusal.facts();
             assert!(crate::metrics::REFUSALS.contains(&name) && ProblemKind::OF_LISTENING.contains(&kind), "{refusal}");

@@ -45,7 +45,7 @@ pub async fn check(site: &Site, caller: &Caller<'_>) -> Result<(), Denied> {
     }
     let admitted = match route.requires {
         // A handshake is the upgrade's to judge, which answers each mistake in its own way; so is who asks for events.
-        Requires::Nothing | Requires::Origin | Requires::Handshake => Ok(()),
+        Requires::Nothing | Requires::Origin | Requires::Handshake | Requires::OwnToken => Ok(()),
         Requires::Right(role) => site.access.admit(caller, role).await.map(drop),
         Requires::User => site.access.admit_user(caller.headers).await.map(drop),
         Requires::Development if site.sign_in.is_none() => return Err(not_found()),
@@ -64,9 +64,11 @@ impl Denied {
             Denied::WrongMethod(route) => {
                 let text = format!("only {} here\n", route.allow());
                 let response = match route.requires {
-                    Requires::Right(_) | Requires::User | Requires::Development | Requires::Origin => {
-                        Problem::new(ProblemKind::WrongMethod, text.trim_end()).into_response()
-                    }
+                    Requires::Right(_)
+                    | Requires::User
+                    | Requires::OwnToken
+                    | Requires::Development
+                    | Requires::Origin => Problem::new(ProblemKind::WrongMethod, text.trim_end()).into_response(),
                     Requires::Nothing | Requires::Handshake => {
                         http::Response::builder().status(StatusCode::METHOD_NOT_ALLOWED).body(text).into_response()
                     }

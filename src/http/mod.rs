@@ -11,6 +11,7 @@ mod listener;
 mod origin;
 mod page;
 mod peer;
+mod presence;
 mod replay;
 mod routes;
 mod scrape;
@@ -29,6 +30,7 @@ pub use account::SignIn;
 pub use api::{Access, Api, ApiLimits, Requester};
 pub use identities::{Identities, Unauthorized};
 pub use listener::{BindError, HandshakeLimits, Listener, Serving};
+pub use presence::Whereabouts;
 pub use replay::NoReplay;
 pub use routes::all as routes;
 pub use scrape::{Scrape, routes as scrape_routes};
@@ -55,6 +57,8 @@ pub struct Site {
     pub identities: Arc<Identities>,
     /// Gives tokens, on a development server.
     pub sign_in: Option<SignIn>,
+    /// Who is here.
+    pub whereabouts: Whereabouts,
     /// What counts the answers.
     pub metrics: HttpMetrics,
     /// For which topics the broker delivers.

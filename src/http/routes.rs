@@ -38,6 +38,8 @@ pub fn all(
         .unify()
         .or(ws_template(site.clone()))
         .unify()
+        .or(presence(site.clone()))
+        .unify()
         .or(publishing(site.clone()))
         .unify();
     let metrics = site.metrics.clone();
@@ -216,6 +218,18 @@ fn ws_template(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Re
             async move { ws_template::pull_unread(&site, &headers, body).await }
         });
     send.or(pull).unify()
+}
+
+fn presence(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path("api").and(warp::path("presence")).and(warp::path::full()).and(warp::get()).and(query()).then(
+        move |path: FullPath, query: String| {
+            let site = site.clone();
+            async move {
+                let path = path.as_str().strip_prefix("/api/presence").unwrap_or_default();
+                site.whereabouts.answer(path, &query).await
+            }
+        },
+    )
 }
 
 fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {

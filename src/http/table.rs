@@ -20,6 +20,8 @@ pub enum Requires {
     Right(Role),
     /// Any token that counts.
     User,
+    /// Any token that counts, of which the route itself tells.
+    OwnToken,
     /// To be a program on this host, and a server for development.
     Development,
 }
@@ -34,11 +36,12 @@ pub struct Route {
 }
 
 const READING: &[Method] = &[Method::GET, Method::HEAD];
+const GET: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
-const CHANGING: &[Method] = &[Method::PUT, Method::DELETE];
+const CHANGING: &[Method] = &[Method::DELETE, Method::PUT];
 
 /// The table.
-pub static ROUTES: [Route; 19] = [
+pub static ROUTES: [Route; 23] = [
     Route { path: "/", methods: READING, requires: Requires::Nothing },
     Route { path: "/index.html", methods: READING, requires: Requires::Nothing },
     Route { path: "/healthz", methods: READING, requires: Requires::Nothing },
@@ -52,16 +55,20 @@ pub static ROUTES: [Route; 19] = [
     Route { path: "/api/ticket", methods: POST, requires: Requires::User },
     Route { path: "/api/sign-in", methods: POST, requires: Requires::Development },
     Route { path: "/api/users/{user}/messages", methods: POST, requires: Requires::Right(Role::Send) },
-    Route { path: "/api/groups/{group}/messages", methods: POST, requires: Requires::Right(Role::Send) },
     Route { path: "/api/groups/{group}/members/{user}", methods: CHANGING, requires: Requires::Right(Role::Groups) },
+    Route { path: "/api/groups/{group}/messages", methods: POST, requires: Requires::Right(Role::Send) },
     Route { path: "/api/unread", methods: POST, requires: Requires::User },
     Route { path: "/wsTemplate/sendToUser", methods: POST, requires: Requires::Right(Role::Send) },
-    Route { path: "/wsTemplate/pullUnreadMessage", methods: POST, requires: Requires::Nothing },
+    Route { path: "/wsTemplate/pullUnreadMessage", methods: POST, requires: Requires::OwnToken },
     Route { path: "/api/topics/{topic}", methods: POST, requires: Requires::Right(Role::Publish) },
+    Route { path: "/api/presence", methods: GET, requires: Requires::Right(Role::Presence) },
+    Route { path: "/api/presence/topics/{topic}", methods: GET, requires: Requires::Right(Role::Presence) },
+    Route { path: "/api/presence/users", methods: GET, requires: Requires::Right(Role::Presence) },
+    Route { path: "/api/presence/users/{user}", methods: GET, requires: Requires::Right(Role::Presence) },
 ];
 
-/// The end of a path that stands for anything.
-const TOPIC: &str = "{topic}";
+/// The ends of a path that stand for anything.
+const ANYTHING: &str = "{topic}";
 
 /// The route of a request's path.
 pub fn find(path: &str) -> Option<&'static Route> {
@@ -69,8 +76,8 @@ pub fn find(path: &str) -> Option<&'static Route> {
 }
 
 impl Route {
-    fn matches(&self, path: &str) -> bool {
-        if let Some(before) = self.path.strip_suffix(TOPIC) {
+    pub fn matches(&self, path: &str) -> bool {
+        if let Some(before) = self.path.strip_suffix(ANYTHING) {
             return path.starts_with(before);
         }
         let is_any = |part: &str| part.starts_with('{') && part.ends_with('}');
@@ -104,6 +111,7 @@ impl fmt::Display for Requires {
                 );
             }
             Requires::User => "a token",
+            Requires::OwnToken => "a token, which the route itself checks",
             Requires::Development => "`--dev-sign-in`, and to be a program on this host",
         };
         f.write_str(said)
@@ -138,6 +146,10 @@ mod tests {
             ("/wstemplate/sendToUser", None),
             ("/api/topics/a/b", Some("/api/topics/{topic}")),
             ("/api/notification", Some("/api/notification")),
+            ("/api/presence/topics/a/b", Some("/api/presence/topics/{topic}")),
+            ("/api/presence/users", Some("/api/presence/users")),
+            ("/api/presence/users/a/b", None),
+            ("/api/presence/", None),
             ("/api/notification/", None),
             ("/API/notification", None),
             ("//api/notification", None),

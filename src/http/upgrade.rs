@@ -70,6 +70,7 @@ impl Refusal {
             Refusal::NotInForce => "not_in_force",
             Refusal::NotAdmitted(NotAdmitted::Full) => "full",
             Refusal::NotAdmitted(NotAdmitted::TooManyOfOneAddress) => "address_full",
+            Refusal::NotAdmitted(NotAdmitted::TooManyOfOneUser) => "user_full",
             Refusal::NotAdmitted(NotAdmitted::Stopping) => "stopping",
         }
     }
@@ -147,6 +148,7 @@ async fn open(
         joined.map_err(|_| Refusal::NotInForce)?;
     }
     let opening = site.sessions.open(permit, extension.is_some(), channel.clone(), identity);
+    let opening = opening.map_err(Refusal::NotAdmitted)?;
     if let Channel::Topic(pattern) | Channel::Since(Some(pattern), _) = &channel {
         // The answer is what tells the client that it will miss nothing.
         let in_force = tokio::time::timeout(IN_FORCE_TIMEOUT, site.interest.in_force(pattern));
@@ -299,6 +301,10 @@ impl Reply for Refusal {
                 StatusCode::TOO_MANY_REQUESTS,
                 "Your address has as many sessions as it may have (--sessions-per-address-max).\n",
             ),
+            Refusal::NotAdmitted(NotAdmitted::TooManyOfOneUser) => refuse(
+                StatusCode::TOO_MANY_REQUESTS,
+                "You have as many sessions as one user may have (--sessions-per-user-max).\n",
+            ),
         }
         .into_response();
         let headers = response.headers_mut();
@@ -355,7 +361,7 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_series_of_its_own() {
-        use NotAdmitted::{Full, Stopping, TooManyOfOneAddress};
+        use NotAdmitted::{Full, Stopping, TooManyOfOneAddress, TooManyOfOneUser};
         use Refusal::{
             BadExtensions, BadHost, BadKey, BadSubprotocols, Forbidden, ForeignOrigin, NotATopic, NotAnUpgrade,
             NotAttached, NotInForce, UnknownVersion,
@@ -364,7 +370,7 @@ mod tests {
         let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, BadSubprotocols, ForeignOrigin];
         let nobody = Refusal::Unauthorized(Unauthorized::Missing);
         let then = [NotATopic(topic::NotATopic::Several), not_replayed, nobody, Forbidden, NotAttached, NotInForce];
-        let last = [Full, TooManyOfOneAddress, Stopping].map(Refusal::NotAdmitted);
+        let last = [Full, TooManyOfOneAddress, TooManyOfOneUser, Stopping].map(Refusal::NotAdmitted);
         let names: Vec<_> = first.iter().chain(&then).chain(&last).map(Refusal::name).collect();
         // A WebSocket may have other parameters in its query.
         let of_both = crate::metrics::REFUSALS.into_iter().filter(|name| *name != "bad_query");

@@ -5,6 +5,7 @@
 //! spread over workers, one per thread; a worker alone owns its list, so nothing is locked while it works.
 
 mod batch;
+mod census;
 mod feed;
 mod format;
 mod frames;
@@ -31,6 +32,8 @@ use crate::metrics::HubMetrics;
 use crate::place::Delivered;
 use crate::topic::Pattern;
 use crate::user::UserName;
+use crate::watching::Watching;
+pub use census::{Counted, NAMES_MAX, Question};
 use feed::{Asked, Feed, Latecomer};
 use format::Demand;
 pub use format::Format;
@@ -56,6 +59,11 @@ pub trait Listener: Send + Sync + 'static {
     /// How it wants [`Frames`]; never changes.
     fn format(&self) -> Format {
         Format::Plain
+    }
+
+    /// Whose it is, if it is somebody's.
+    fn user(&self) -> Option<UserName> {
+        None
     }
 
     /// Where the hub notes its own place for this listener.
@@ -144,6 +152,26 @@ impl Hub {
         self.shared.demand.add(listener.format());
         let worker = self.shared.entered.fetch_add(1, Ordering::Relaxed) % self.shared.workers.len();
         Membership { hub: self.clone(), worker: worker as u32, joined: false, subscribing: false, listener }
+    }
+
+    /// Who asks to hear of comings and goings.
+    pub fn watching(&self) -> &Watching {
+        self.shared.interest.watching()
+    }
+
+    /// Counts who subscribes to what. Each worker answers in its turn.
+    pub async fn count(&self, question: &Arc<Question>) -> Counted {
+        let answers = self.shared.workers.iter().map(|worker| {
+            let (answer, answered) = oneshot::channel();
+            worker.change(Change::Count(question.clone(), answer));
+            answered
+        });
+        let mut counted = Counted::default();
+        for answered in answers.collect::<Vec<_>>() {
+            // A worker ends only with its runtime.
+            question.add(&mut counted, &answered.await.unwrap_or_default());
+        }
+        counted
     }
 
     /// Hands what the broker delivers to the listeners, until the broker's end is dropped. For one caller.

@@ -44,6 +44,11 @@ impl Subscriptions {
         }
     }
 
+    /// The topics that are subscribed to by name, with how many do.
+    pub fn names(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.names.iter().map(|(topic, subscribers)| (topic.as_str(), subscribers.len()))
+    }
+
     /// Who hears a message of this topic: each once, however many of its subscriptions match.
     pub fn of(&mut self, topic: &Topic, subscribers: &mut Vec<Subscriber>) {
         subscribers.clear();

@@ -11,11 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::format::ByFormat;
 use super::resume::Entering;
 use super::subscriptions::{Subscriber, Subscriptions};
-use super::{BATCHES_WAITING_MAX, Format, Frames, Listener};
+use super::{BATCHES_WAITING_MAX, Counted, Format, Frames, Listener, Question};
 use crate::interest::Interest;
 use crate::metrics::HubMetrics;
 use crate::place::Scope;
 use crate::topic::{Pattern, Topic};
+use crate::user::UserName;
 
 /// Deliveries after which the worker lets other tasks run: at the kernel's 5 µs per write about a third of a
 /// millisecond, so that a long fan-out starves neither accepts nor pongs.
@@ -47,6 +48,8 @@ pub enum Change {
     UnsubscribeAll(Arc<dyn Listener>),
     /// Somebody wants to know that all before this has happened.
     Tell(oneshot::Sender<()>),
+    /// Somebody wants to know who subscribes to what.
+    Count(Arc<Question>, oneshot::Sender<Counted>),
 }
 
 /// What must happen in the order in which the hub says it.
@@ -81,7 +84,7 @@ impl WorkerHandle {
             Change::Join(_) => self.expect_one(),
             Change::Leave(_) => drop(self.counts.joined.fetch_sub(1, Ordering::Release)),
             Change::UnsubscribeAll(_) => drop(self.counts.subscribing.fetch_sub(1, Ordering::Release)),
-            Change::Subscribe(..) | Change::Unsubscribe(..) | Change::Tell(_) => {}
+            Change::Subscribe(..) | Change::Unsubscribe(..) | Change::Tell(_) | Change::Count(..) => {}
         }
         // A worker ends only with its runtime, when nobody listens any more.
         let _ = self.changes.send(change);
@@ -315,6 +318,7 @@ impl Worker {
             Change::UnsubscribeAll(listener) => self.unsubscribe_all(&*listener),
             // Who does not wait any more does not care.
             Change::Tell(done) => _ = done.send(()),
+            Change::Count(question, answer) => _ = answer.send(self.answer(&question)),
         }
     }
 
@@ -346,6 +350,7 @@ impl Worker {
             listener.seat().set_subscriber(Some(subscriber));
             subscriber
         });
+        self.interest.watching().note(listener.user().as_ref(), pattern, true);
         let pattern = self.subscriptions.add(pattern, number(subscriber));
         self.subscribers[subscriber].patterns.insert(pattern);
     }
@@ -353,6 +358,7 @@ impl Worker {
     fn unsubscribe(&mut self, listener: &dyn Listener, pattern: &Pattern) {
         let Some(subscriber) = listener.seat().subscriber() else { return };
         if self.subscribers[subscriber].patterns.remove(pattern) {
+            self.interest.watching().note(listener.user().as_ref(), pattern, false);
             self.end_subscription(subscriber, pattern);
         }
     }
@@ -361,8 +367,28 @@ impl Worker {
         let Some(subscriber) = listener.seat().subscriber() else { return };
         listener.seat().set_subscriber(None);
         for pattern in self.subscribers.remove(subscriber).patterns {
+            self.interest.watching().note(listener.user().as_ref(), &pattern, false);
             self.end_subscription(subscriber, &pattern);
         }
+    }
+
+    fn answer(&mut self, question: &Question) -> Counted {
+        let mut counted = Counted::default();
+        match question.topic() {
+            Some(Ok(topic)) => {
+                self.subscriptions.of(&topic, &mut self.hearing);
+                counted.total = self.hearing.len();
+                let listeners = self.hearing.iter().map(|subscriber| &self.subscribers[*subscriber as usize].listener);
+                let users: Vec<UserName> = listeners.filter_map(|one| one.user()).collect();
+                question.count(&mut counted, users.iter().map(|user| (user.as_str(), 1)));
+            }
+            Some(Err(_)) => {}
+            None => {
+                counted.total = self.subscriptions.names().count();
+                question.count(&mut counted, self.subscriptions.names());
+            }
+        }
+        counted
     }
 
     fn end_subscription(&mut self, subscriber: usize, pattern: &Pattern) {

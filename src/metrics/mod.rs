@@ -8,6 +8,7 @@
 mod broker;
 mod http;
 mod hub;
+mod presence;
 mod sessions;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use prometheus_client::registry::Registry;
 pub use broker::{BrokerMetrics, Direction, Dropped};
 pub use http::HttpMetrics;
 pub use hub::HubMetrics;
+pub use presence::PresenceMetrics;
 pub use sessions::{Cut, REFUSALS, SessionMetrics};
 
 use crate::broker::Link;
@@ -39,6 +41,7 @@ pub struct Metrics {
     pub http: HttpMetrics,
     pub hub: HubMetrics,
     pub broker: BrokerMetrics,
+    pub presence: PresenceMetrics,
     registry: Arc<Registry>,
 }
 
@@ -57,11 +60,13 @@ impl Metrics {
         registry.register("build", "Version of Warren, and the instance's name", Info::new(build));
         let (sessions, hub, broker) = (SessionMetrics::default(), HubMetrics::default(), BrokerMetrics::default());
         let http = HttpMetrics::default();
+        let presence = PresenceMetrics::default();
+        presence.register(registry.sub_registry_with_prefix("presence"));
         http.register(registry.sub_registry_with_prefix("http"));
         sessions.register(&mut registry);
         hub.register(&mut registry);
         broker.register(registry.sub_registry_with_prefix("broker"));
-        Metrics { sessions, http, hub, broker, registry: Arc::new(registry) }
+        Metrics { sessions, http, hub, broker, presence, registry: Arc::new(registry) }
     }
 
     /// Everything as text, in the format of [`CONTENT_TYPE`].

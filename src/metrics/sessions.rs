@@ -13,7 +13,7 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 17] = [
+pub const REFUSALS: [&str; 18] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_host",
@@ -30,6 +30,7 @@ pub const REFUSALS: [&str; 17] = [
     "not_in_force",
     "full",
     "address_full",
+    "user_full",
     "stopping",
 ];
 

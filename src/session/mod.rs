@@ -42,6 +42,7 @@ use crate::inbound::SessionName;
 use crate::outbox::{FirstFrame, Outbox, Phase, Socket, Verdict};
 use crate::protocol::{events, frame};
 use crate::topic::Pattern;
+use crate::user::UserName;
 
 /// The bit of [`Session::unsettled`] that says that the session's task waits for the rest to become less.
 const SETTLING_AWAITED: u32 = 1 << 31;
@@ -292,6 +293,10 @@ impl Listener for Session {
 
     fn format(&self) -> Format {
         self.format
+    }
+
+    fn user(&self) -> Option<UserName> {
+        self.identity().map(|identity| identity.user.clone())
     }
 
     fn seat(&self) -> &Seat {

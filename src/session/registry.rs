@@ -18,13 +18,15 @@ use super::resume::Returning;
 use super::task::SessionTask;
 use super::{Channel, Particulars, Session, SessionId, Start, Stream};
 use crate::broker::Broker;
+use crate::close::CloseReason;
 use crate::cursor::Cursor;
 use crate::hub::{Format, Hub, Membership, Seat};
 use crate::identity::{Identity, Verifier};
 use crate::inbound::SessionName;
-use crate::message::MessageIds;
+use crate::message::{MessageIds, now_unix_ms};
 use crate::metrics::SessionMetrics;
 use crate::outbox::Outbox;
+use crate::presence::Presence;
 use crate::topic::Pattern;
 use crate::users::Users;
 
@@ -49,6 +51,7 @@ pub struct Sessions {
     clock: Clock,
     hub: Hub,
     broker: Arc<dyn Broker>,
+    presence: Presence,
     message_ids: MessageIds,
     metrics: SessionMetrics,
     /// By which sessions that have a holder may go on, where there are tokens.
@@ -64,6 +67,7 @@ impl Sessions {
         limits: Limits,
         hub: Hub,
         broker: Arc<dyn Broker>,
+        presence: Presence,
         message_ids: MessageIds,
         metrics: SessionMetrics,
         verifier: Option<Verifier>,
@@ -83,6 +87,7 @@ impl Sessions {
             clock: Clock::default(),
             hub,
             broker,
+            presence,
             message_ids,
             metrics,
             verifier,
@@ -110,14 +115,18 @@ impl Sessions {
 
     /// Opens a session that hears what the broker delivers from here on, though its stream is yet to come: a client
     /// that has the answer to its handshake misses nothing that is said after it. `inflates`: that answer says that
-    /// messages may come compressed, both ways. `identity`: whose session it is, unless it is anybody's.
+    /// messages may come compressed, both ways. `identity`: whose session it is, unless it is anybody's. Refused where that
+    /// user has as many as it may have.
     pub fn open(
         self: &Arc<Self>,
         permit: Permit,
         inflates: bool,
         channel: Channel,
         identity: Option<Arc<Identity>>,
-    ) -> Opening {
+    ) -> Result<Opening, NotAdmitted> {
+        if identity.as_ref().is_some_and(|identity| !self.presence.has_room_for(&identity.user)) {
+            return Err(NotAdmitted::TooManyOfOneUser);
+        }
         let id = SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let session = Arc::new(Session {
             id,
@@ -134,6 +143,9 @@ impl Sessions {
             sessions: self.clone(),
         });
         self.open.insert(id, session.clone());
+        if let Some(identity) = session.identity() {
+            self.presence.arrive(&identity.user, id.0, now_unix_ms());
+        }
         self.metrics.opened(session.format.is_events());
         let hearing = self.hear(&session, channel);
         session.begin_letters();
@@ -142,7 +154,10 @@ impl Sessions {
         if self.all_leave.load(Ordering::Acquire) {
             registration.session.leave();
         }
-        Opening(registration)
+        if let Some(identity) = registration.session.identity() {
+            self.presence.close_excess(&identity.user);
+        }
+        Ok(Opening(registration))
     }
 
     /// Has a session hear from here on what it came for, or prepares it to go on where it was.
@@ -192,6 +207,14 @@ impl Sessions {
         &self.users
     }
 
+    /// Closes a session of a user who has too many, if it is still there.
+    pub fn close_too_many(&self, number: u64) {
+        let session = self.open.get(&SessionId(number)).map(|entry| entry.value().clone());
+        if let Some(session) = session {
+            session.close(CloseReason::TooManySessions);
+        }
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
@@ -239,6 +262,8 @@ pub enum NotAdmitted {
     Full,
     #[error("the client's address has as many sessions as it may have")]
     TooManyOfOneAddress,
+    #[error("the user has as many sessions as one may have")]
+    TooManyOfOneUser,
     #[error("the instance is stopping")]
     Stopping,
 }
@@ -335,6 +360,9 @@ impl Drop for Registration {
         let (sessions, session) = (&self.permit.sessions, &self.session);
         session.end_letters();
         sessions.open.remove(&session.id);
+        if let Some(identity) = session.identity() {
+            sessions.presence.leave(&identity.user, session.id.0);
+        }
         sessions.metrics.gone(session.format.is_events());
         if !session.ended.swap(true, Ordering::AcqRel) {
             sessions.metrics.lost();

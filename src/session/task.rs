@@ -296,7 +296,7 @@ impl Session {
     fn target(&self) -> Option<Target> {
         match self.topic() {
             None => Some(Target::Broadcast),
-            Some(pattern) => pattern.as_topic().map(Target::Topic),
+            Some(pattern) => pattern.as_topic().filter(|topic| !topic.is_reserved()).map(Target::Topic),
         }
     }
 }

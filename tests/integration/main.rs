@@ -25,6 +25,7 @@ mod floods;
 mod hostile;
 mod http;
 mod identity;
+mod letters;
 mod mailboxes;
 mod metrics;
 mod publishing;

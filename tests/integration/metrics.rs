@@ -19,8 +19,9 @@ use warren::instance::{Incarnation, InstanceName};
 use warren::interest::Interest;
 use warren::message::{Message, MessageIds};
 use warren::metrics::{self, Metrics, Readings};
+use warren::presence::Presence;
 use warren::session::{Channel, Limits, Sessions, SlowReader};
-use warren::users::{Alone, Unread, Users};
+use warren::users::{Unread, Users};
 
 use crate::support::broker::{Alien, Cluster};
 use crate::support::http::{head, request};
@@ -281,8 +282,9 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let bounds = MailboxBounds { messages_max: 1, bytes_max: 1, age_max: day, idle_max: day };
     let mailboxes = Arc::new(MemoryMailboxes::start(bounds));
     let own = ids.incarnation().name().clone();
-    let users = Users::start(own, broker.clone(), mailboxes, Arc::new(Alone), day, Unread::Push);
-    let sessions = Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), None, users);
+    let presence = Presence::new(ids.clone(), metrics.presence.clone());
+    let users = Users::start(own, broker.clone(), mailboxes, Arc::new(presence.clone()), day, Unread::Push);
+    let sessions = Sessions::new(limits, hub, broker, presence, ids, metrics.sessions.clone(), None, users);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -290,6 +292,7 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
 
     let opening =
         sessions.open(sessions.admit(address.ip()).expect("there is room"), false, Channel::Broadcast(None), None);
+    let opening = opening.expect("there is room");
     opening.begin(stream, &wire::text("hello")).expect("a session");
     let closed = "warren_sessions_closed_total{reason=\"not_accepted\"} 1\n";
     eventually("it is closed for that", || async {

@@ -25,9 +25,11 @@ enum Brings {
     Not,
 }
 
+const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+
 /// A request to a route, with what it requires or something that it must not be content with.
 async fn ask(address: SocketAddr, route: &Route, method: &str, brings: Brings, keyed: bool) -> Answer {
-    let path = route.path.replace("{topic}", "a/b");
+    let path = route.path.replace("{topic}", "a/b").replace("{user}", "alice").replace("{group}", "class");
     match route.requires {
         Requires::Nothing => request(address, &format!("{method} {path}"), &[]).await,
         Requires::Origin => {
@@ -48,23 +50,37 @@ async fn ask(address: SocketAddr, route: &Route, method: &str, brings: Brings, k
             let headers = [("Authorization", authorization.as_str())];
             post(address, &path, if brings == Brings::What { &headers } else { &[] }, "").await
         }
+        Requires::OwnToken => {
+            let authorization = format!("Bearer {}", token(&[]));
+            let headers = [FORM, ("Authorization", authorization.as_str())];
+            post(address, &path, if brings == Brings::What { &headers } else { &headers[..1] }, "destination=a").await
+        }
         Requires::Development => {
             let forwarded: &[_] = if brings == Brings::What { &[JSON] } else { &[JSON, ("Via", "1.1 proxy")] };
             post(address, &path, forwarded, json!({"user": "alice"}).to_string()).await
         }
         Requires::Right(_) => {
             let authorization = format!("Bearer {KEY}");
-            let mut headers = vec![if path.contains("topics") { ("Content-Type", "text/plain") } else { JSON }];
+            let mut headers = vec![match path.as_str() {
+                "/wsTemplate/sendToUser" => FORM,
+                path if path.contains("topics") => ("Content-Type", "text/plain"),
+                _ => JSON,
+            }];
             match (keyed, brings) {
                 (true, Brings::What) => headers.push(("Authorization", &authorization)),
                 (true, Brings::Not) | (false, Brings::What) => {}
                 (false, Brings::Not) => headers.push(("X-Forwarded-For", "127.0.0.1")),
             }
+            if method != "POST" {
+                return request(address, &format!("{method} {path}"), &headers[1..]).await;
+            }
             let body = match path.as_str() {
                 "/api/notification" => json!({"topic": "a", "message": "b"}),
-                _ => json!({"topic": "a", "text": "b"}),
+                "/api/publish" => json!({"topic": "a", "text": "b"}),
+                _ => json!({"text": "b"}),
             };
-            post(address, &path, &headers, body.to_string()).await
+            let body = if headers[0] == FORM { "receiver=bob&msg=b".to_owned() } else { body.to_string() };
+            post(address, &path, &headers, body).await
         }
     }
 }
@@ -102,6 +118,10 @@ async fn every_route_answers_who_brings_what_it_requires_and_nobody_else() {
                     (Requires::Handshake, "GET") => (101, 403),
                     // HEAD opens no session.
                     (Requires::Handshake, _) => (426, 426),
+                    // The refusal is the answer.
+                    (Requires::OwnToken, _) => (200, 200),
+                    // A program without a key has no name to send in.
+                    (Requires::Right(_), _) if !keyed && route.path == "/wsTemplate/sendToUser" => (401, 403),
                     (Requires::Right(_), _) => (200, if keyed { 401 } else { 403 }),
                 };
                 assert_eq!((welcome, denied), expected, "{method} {} (keys: {keyed})", route.path);
@@ -114,7 +134,7 @@ async fn every_route_answers_who_brings_what_it_requires_and_nobody_else() {
 async fn what_is_not_in_the_table_is_denied() {
     let (instance, _directory) = keyed().await;
     for route in &ROUTES {
-        let path = route.path.replace("{topic}", "a");
+        let path = route.path.replace("{topic}", "a").replace("{user}", "a").replace("{group}", "a");
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW", "post"] {
             if route.methods.iter().any(|of_route| of_route.as_str() == method) {
                 continue;

@@ -17,9 +17,9 @@ use super::route::Route;
 use super::sequence::{Rank, Tracker};
 use super::source::Batch;
 use super::topology::Names;
-use crate::broker::Arrivals;
+use crate::broker::{Arrivals, WORD_BYTES_MAX};
 use crate::instance::Incarnation;
-use crate::message::Message;
+use crate::message::{Message, Target};
 use crate::metrics::{BrokerMetrics, Dropped};
 use crate::place::{Delivered, Gap, Partition, Place, Position, Reading, Scope};
 use crate::topic::TopicKey;
@@ -378,7 +378,11 @@ impl Intake {
     }
 
     fn fits(&self, message: &Message) -> bool {
-        message.payload.len() <= self.message_bytes_max
+        let bytes_max = match message.target {
+            Target::Peers | Target::Peer(_) => WORD_BYTES_MAX,
+            _ => self.message_bytes_max,
+        };
+        message.payload.len() <= bytes_max
     }
 
     fn miss(&mut self, route: &Route, messages: u64) {

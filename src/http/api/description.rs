@@ -47,6 +47,16 @@ fn every_route_for_programs_is_described_and_nothing_else() {
 fn kinds(path: &str) -> Vec<Kind> {
     match path {
         "/events" => Kind::OF_LISTENING.to_vec(),
+        "/api/users/{user}/messages" | "/api/groups/{group}/messages" | "/wsTemplate/sendToUser" => {
+            let of_names = [Kind::MailboxFull, Kind::NotKept, Kind::NoMembers, Kind::BadName];
+            Kind::of_publishing().filter(|kind| *kind != Kind::NotFound).chain(of_names).collect()
+        }
+        "/api/groups/{group}/members/{user}" => {
+            vec![Kind::BadName, Kind::Unauthorized, Kind::Forbidden, Kind::WrongMethod, Kind::NotKept]
+        }
+        "/api/unread" => vec![Kind::Unauthorized, Kind::WrongMethod, Kind::NotKept],
+        "/wsTemplate/pullUnreadMessage" => vec![Kind::WrongMethod],
+        path if path.starts_with("/api/presence") => Kind::OF_PRESENCE.to_vec(),
         "/api/whoami" => vec![Kind::Unauthorized, Kind::ForeignOrigin, Kind::WrongMethod],
         "/api/ticket" => vec![Kind::Unauthorized, Kind::WrongMethod, Kind::Overloaded],
         "/api/sign-in" => vec![

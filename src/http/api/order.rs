@@ -296,7 +296,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 }
 
 fn topic_named(name: &str) -> Result<Topic, Problem> {
-    Topic::parse(name).map_err(|reason| Problem::new(Kind::BadTopic, reason.to_string()))
+    Topic::parse_to_publish(name).map_err(|reason| Problem::new(Kind::BadTopic, reason.to_string()))
 }
 
 fn key_named(text: &str) -> Result<IdempotencyKey, Problem> {

@@ -87,11 +87,18 @@ impl Kind {
         Kind::Stopping,
     ];
 
-    /// Those of the routes beneath `/api/`.
+    /// Those of `/api/presence` and beneath.
+    #[cfg(test)]
+    pub const OF_PRESENCE: [Kind; 6] =
+        [Kind::BadTopic, Kind::BadQuery, Kind::Unauthorized, Kind::Forbidden, Kind::WrongMethod, Kind::Overloaded];
+
+    /// Those of the routes that publish.
     #[cfg(test)]
     pub fn of_publishing() -> impl Iterator<Item = Kind> {
         let also_of_both = [Kind::BadTopic, Kind::Unauthorized, Kind::Forbidden, Kind::WrongMethod, Kind::Stopping];
-        Kind::ALL.into_iter().filter(move |kind| !Kind::OF_LISTENING.contains(kind) || also_of_both.contains(kind))
+        let of_names = [Kind::MailboxFull, Kind::NotKept, Kind::NoMembers, Kind::NotConnected, Kind::BadName];
+        let is_other = move |kind: &Kind| !Kind::OF_LISTENING.contains(kind) && !of_names.contains(kind);
+        Kind::ALL.into_iter().filter(move |kind| is_other(kind) || also_of_both.contains(kind))
     }
 
     /// The end of its type, its status, and its title.
@@ -118,9 +125,11 @@ impl Kind {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "The body is of a type that is not taken",
             ),
-            Kind::TooManySessions => {
-                ("too-many-sessions", StatusCode::TOO_MANY_REQUESTS, "The address has as many sessions as it may have")
-            }
+            Kind::TooManySessions => (
+                "too-many-sessions",
+                StatusCode::TOO_MANY_REQUESTS,
+                "The address or the user has as many sessions as it may have",
+            ),
             Kind::MailboxFull => ("mailbox-full", StatusCode::INSUFFICIENT_STORAGE, "The mailbox is full"),
             Kind::NotKept => ("not-kept", StatusCode::SERVICE_UNAVAILABLE, "The message could not be kept"),
             Kind::NoMembers => ("no-members", StatusCode::NOT_FOUND, "The group has no members"),
@@ -149,6 +158,7 @@ impl Kind {
             Kind::Unauthorized => Some((WWW_AUTHENTICATE, "Bearer")),
             Kind::TooManySessions
             | Kind::Overloaded
+            | Kind::NotKept
             | Kind::NotSpooled
             | Kind::NotHearing
             | Kind::NoRoom

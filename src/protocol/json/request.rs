@@ -371,7 +371,9 @@ impl Fields<'_> {
         self.has_only(&["id", "topic", "broadcast", "text", "base64"])?;
         let target = match (self.topic, self.broadcast == Some(true)) {
             (None, true) => Target::Broadcast,
-            (Some(name), false) => Topic::parse(&name).map(Target::Topic).map_err(|reason| bad_topic(&name, reason))?,
+            (Some(name), false) => {
+                Topic::parse_to_publish(&name).map(Target::Topic).map_err(|reason| bad_topic(&name, reason))?
+            }
             _ => return Err(bad_field("either topic or broadcast must be given")),
         };
         let (kind, payload) = payload(self.text, self.base64)?;

@@ -168,8 +168,8 @@ async fn a_confirm_that_comes_too_late_hurts_nobody() {
     receipt.settle(Ok(()));
 }
 
-#[test]
-fn ids_are_told_apart_but_for_repetitions() {
+#[tokio::test]
+async fn ids_are_told_apart_but_for_repetitions() {
     let (api, _) = api(&[]);
     let plain = || orders(1).remove(0);
     let keyed = |key: &str| Order { key: Some(crate::terms::IdempotencyKey::parse(key).unwrap()), ..plain() };
