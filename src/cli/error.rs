@@ -1,9 +1,12 @@
 //! What can go wrong for a client, each told in one line.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::StatusCode;
+
+use crate::identity::InvalidSigningKey;
 
 /// Why a command ends without having done what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,8 @@ pub enum Error {
     Refused { status: StatusCode, reason: String },
     #[error("{0} is not what Warren answers")]
     NotWarren(String),
+    #[error("--jwt-key-file {}: {reason}", .path.display())]
+    Key { path: PathBuf, reason: InvalidSigningKey },
     #[error("line {number}: {reason}")]
     Line { number: u64, reason: Box<Error> },
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
+use super::secret;
 use super::server::Server;
 use crate::topic::{Pattern, Topic};
 
@@ -14,6 +15,9 @@ const SECONDS_MAX: f64 = 86_400.0;
 
 /// The variable that may hold the API key.
 pub const API_KEY_VARIABLE: &str = "WARREN_API_KEY";
+
+/// The variable that may hold a user's token.
+pub const TOKEN_VARIABLE: &str = "WARREN_TOKEN";
 
 /// What `warren publish` is to do.
 #[derive(Clone, PartialEq)]
@@ -37,7 +41,7 @@ pub enum Source {
 }
 
 /// What `warren subscribe` is to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Subscribing {
     pub server: Server,
     pub patterns: Vec<Pattern>,
@@ -49,6 +53,16 @@ pub struct Subscribing {
     pub timeout: Duration,
     /// Silence after which the connection counts as lost.
     pub idle_timeout: Duration,
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Subscribing {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Subscribing { server, patterns, broadcast, .. } = self;
+        let mut shown = f.debug_struct("Subscribing");
+        shown.field("server", server).field("patterns", patterns).field("broadcast", broadcast).finish()
+    }
 }
 
 impl std::fmt::Debug for Publishing {
@@ -63,6 +77,12 @@ impl std::fmt::Debug for Publishing {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Conflict(String);
+
+impl Conflict {
+    pub(super) fn new(explanation: String) -> Conflict {
+        Conflict(explanation)
+    }
+}
 
 /// Adds the arguments of `warren publish` to clap's command.
 pub fn declare_publish(command: clap::Command) -> clap::Command {
@@ -85,7 +105,7 @@ pub fn declare_publish(command: clap::Command) -> clap::Command {
                 .long("api-key-file")
                 .value_name("PATH")
                 .value_parser(value_parser!(PathBuf))
-                .help(format!("File with the API key, where the server asks for one [or: {API_KEY_VARIABLE}]")),
+                .help(format!("File with the API key, or a token with the role publish, where the server asks for one [or: {API_KEY_VARIABLE}]")),
             url(),
             seconds("timeout", "30").help("Time for the broker's confirmation of each message"),
         ])
@@ -113,6 +133,11 @@ pub fn declare_subscribe(command: clap::Command) -> clap::Command {
                 .value_name("N")
                 .value_parser(value_parser!(u64).range(1..))
                 .help("End after so many messages"),
+            Arg::new("token-file")
+                .long("token-file")
+                .value_name("PATH")
+                .value_parser(value_parser!(PathBuf))
+                .help(format!("File with a user's token, where the server asks for one [or: {TOKEN_VARIABLE}]")),
             url(),
             seconds("timeout", "30").help("Time for each attempt to connect"),
             seconds("idle-timeout", "75").help(
@@ -157,7 +182,7 @@ pub fn read_publish(
         (None, true) => Source::Lines,
         (None, false) => Source::Input,
     };
-    let api_key = api_key(matches.get_one::<PathBuf>("api-key-file").map(PathBuf::as_path), env)?;
+    let api_key = secret::read("--api-key-file", file(matches, "api-key-file"), API_KEY_VARIABLE, env)?;
     Ok(Publishing { server: server(matches)?, topic, source, api_key, timeout: time(matches, "timeout") })
 }
 
@@ -177,32 +202,11 @@ fn addressed(matches: &ArgMatches) -> Result<(Option<Topic>, Option<String>), Co
     }
 }
 
-fn api_key(
-    file: Option<&Path>,
-    env: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Option<String>, Conflict> {
-    let text = match file {
-        Some(path) => Some(
-            std::fs::read_to_string(path)
-                .map_err(|error| Conflict(format!("--api-key-file: cannot read {}: {error}", path.display())))?,
-        ),
-        None => {
-            let found = env.into_iter().find(|(name, _)| name == API_KEY_VARIABLE);
-            let text = found.map(|(_, value)| value.into_string()).transpose();
-            text.map_err(|_| Conflict(format!("{API_KEY_VARIABLE}: the value is not valid UTF-8")))?
-        }
-    };
-    let Some(key) = text.map(|text| text.trim().to_owned()) else { return Ok(None) };
-    // Whatever else could not stand in a header, and could not be a key.
-    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let label = if file.is_some() { "--api-key-file" } else { API_KEY_VARIABLE };
-        return Err(Conflict(format!("{label}: a key is visible characters of ASCII, and no more")));
-    }
-    Ok(Some(key))
-}
-
 /// What the arguments of `warren subscribe` ask for.
-pub fn read_subscribe(matches: &ArgMatches) -> Result<Subscribing, Conflict> {
+pub fn read_subscribe(
+    matches: &ArgMatches,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Subscribing, Conflict> {
     Ok(Subscribing {
         server: server(matches)?,
         patterns: matches.get_many::<Pattern>("topic").unwrap_or_default().cloned().collect(),
@@ -211,7 +215,12 @@ pub fn read_subscribe(matches: &ArgMatches) -> Result<Subscribing, Conflict> {
         count: matches.get_one::<u64>("count").copied(),
         timeout: time(matches, "timeout"),
         idle_timeout: time(matches, "idle-timeout"),
+        token: secret::read("--token-file", file(matches, "token-file"), TOKEN_VARIABLE, env)?,
     })
+}
+
+fn file<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a Path> {
+    matches.get_one::<PathBuf>(name).map(PathBuf::as_path)
 }
 
 /// Not shown in the error: there might be a password in it.
@@ -297,7 +306,10 @@ mod tests {
     #[test]
     fn each_argument_of_subscribe_arrives() {
         let words = ["a.*", "/b", "--broadcast", "--json", "--count", "3", "--timeout", "1", "--idle-timeout", "2.5"];
-        let subscribing = read_subscribe(&matches(declare_subscribe, &words).unwrap()).unwrap();
+        let env = [(OsString::from(TOKEN_VARIABLE), OsString::from("secret"))];
+        let subscribing = read_subscribe(&matches(declare_subscribe, &words).unwrap(), env).unwrap();
+        assert_eq!(subscribing.token.as_deref(), Some("secret"));
+        assert!(!format!("{subscribing:?}").contains("secret"));
         let patterns: Vec<_> = subscribing.patterns.iter().map(Pattern::as_str).collect();
         assert_eq!(patterns, ["a.*", "b"]);
         assert!(subscribing.broadcast && subscribing.json);

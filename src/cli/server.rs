@@ -111,7 +111,7 @@ impl Server {
     }
 }
 
-/// The header that brings an API key.
+/// The header that brings an API key or a token.
 pub fn authorization(key: &str) -> (HeaderName, String) {
     (AUTHORIZATION, format!("Bearer {key}"))
 }

@@ -70,6 +70,7 @@ impl<'a> Listener<'a> {
     /// A stream whose topics are in force.
     async fn connect(&mut self) -> Result<Incoming, Error> {
         let mut headers = vec![server::accept(EVENT_STREAM)];
+        headers.extend(self.subscribing.token.iter().map(|token| server::authorization(token)));
         headers.extend(self.reader.last_id().filter(|id| is_header(id)).map(|id| (LAST_EVENT_ID, id.to_owned())));
         let ask = Ask { headers, body: None };
         let Subscribing { server, timeout, .. } = self.subscribing;
@@ -189,7 +190,7 @@ mod tests {
         ] {
             let command = declare_subscribe(clap::Command::new("subscribe"));
             let matches = command.try_get_matches_from(["subscribe"].iter().chain(words)).unwrap();
-            assert_eq!(path(&read_subscribe(&matches).unwrap()), expected);
+            assert_eq!(path(&read_subscribe(&matches, []).unwrap()), expected);
         }
     }
 }

@@ -51,10 +51,11 @@ struct Subcommand {
     read: fn(&ArgMatches, Environment) -> Result<Command, Error>,
 }
 
-const SUBCOMMANDS: [Subcommand; 6] = [
+const SUBCOMMANDS: [Subcommand; 7] = [
     Subcommand { name: "serve", declare: declare_serve, read: read_serve },
     Subcommand { name: "publish", declare: cli::declare_publish, read: read_publish },
     Subcommand { name: "subscribe", declare: cli::declare_subscribe, read: read_subscribe },
+    Subcommand { name: "token", declare: cli::declare_token, read: read_token },
     Subcommand { name: "bench", declare: bench::declare, read: read_bench },
     Subcommand { name: "chaos", declare: chaos::declare, read: read_chaos },
     Subcommand { name: "config", declare: declare_config, read: read_config },
@@ -104,8 +105,12 @@ fn read_publish(matches: &ArgMatches, env: Environment) -> Result<Command, Error
     Ok(Command::Client(cli::Task::Publish(cli::read_publish(matches, env)?)))
 }
 
-fn read_subscribe(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
-    Ok(Command::Client(cli::Task::Subscribe(cli::read_subscribe(matches)?)))
+fn read_subscribe(matches: &ArgMatches, env: Environment) -> Result<Command, Error> {
+    Ok(Command::Client(cli::Task::Subscribe(cli::read_subscribe(matches, env)?)))
+}
+
+fn read_token(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
+    Ok(Command::Client(cli::Task::Token(Box::new(cli::read_token(matches)?))))
 }
 
 fn read_bench(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {

@@ -8,8 +8,13 @@ use super::error::{Error, closest};
 use super::table::VARIABLE_PREFIX;
 
 /// Variables of the scripts around Warren and of its clients; the server takes no notice of them.
-const OTHERS_VARIABLES: [&str; 4] =
-    ["WARREN_BIN", "WARREN_PORTS", "WARREN_RABBITMQ_EXTRA_CONF", crate::cli::API_KEY_VARIABLE];
+const OTHERS_VARIABLES: [&str; 5] = [
+    "WARREN_BIN",
+    "WARREN_PORTS",
+    "WARREN_RABBITMQ_EXTRA_CONF",
+    crate::cli::API_KEY_VARIABLE,
+    crate::cli::TOKEN_VARIABLE,
+];
 
 /// The variables among `env` that set one of the `known`, by name.
 pub fn select(

@@ -61,8 +61,7 @@ impl Unauthorized {
     }
 }
 
-/// What somebody brings.
-#[derive(Debug, PartialEq, Eq)]
+/// What somebody brings. Not to be shown anywhere.
 enum Brought<'a> {
     Token(Cow<'a, str>),
     Ticket(Cow<'a, str>),

@@ -76,7 +76,7 @@ impl Whereabouts {
         // Behind the last of a page that is full an instance may have more that it did not tell of.
         let next = topics.keys().nth(limit.saturating_sub(1)).copied();
         let topics = topics.iter().take(limit).map(|(topic, instances)| {
-            json!({ "topic": topic, "subscriptions": instances.values().sum::<usize>(), "instances": instances })
+            json!({ "topic": topic, "subscriptions": sum(instances.values()), "instances": instances })
         });
         let instances = self.presence.counts().into_iter().map(
             |(name, count)| json!({ "instance": name.as_str(), "sessions": count.sessions, "users": count.users }),
@@ -151,6 +151,11 @@ struct Named<'a> {
 
 fn named<'a>(names: impl Iterator<Item = (&'a str, usize)>) -> Vec<Named<'a>> {
     names.map(|(user, sessions)| Named { user, sessions }).collect()
+}
+
+/// Of what others said, who may say anything.
+fn sum<'a>(counts: impl Iterator<Item = &'a usize>) -> usize {
+    counts.fold(0, |sum, count| sum.saturating_add(*count))
 }
 
 fn silent(gathered: &Gathered) -> Vec<&str> {

@@ -48,7 +48,7 @@ impl Question {
                 continue;
             }
             if let Some(before) = counted.names.get_mut(name) {
-                *before += sessions;
+                *before = before.saturating_add(sessions);
                 continue;
             }
             let is_full = counted.names.len() >= self.limit;
@@ -65,7 +65,8 @@ impl Question {
 
     /// Adds what somebody else has counted. The first names of all are the first of each.
     pub fn add(&self, counted: &mut Counted, other: &Counted) {
-        counted.total += other.total;
+        // Others may say anything.
+        counted.total = counted.total.saturating_add(other.total);
         self.count(counted, other.names.iter().map(|(name, sessions)| (name.as_str(), *sessions)));
     }
 }

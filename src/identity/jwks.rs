@@ -109,17 +109,22 @@ impl Jwks {
     /// Reads them whenever that is due, for ever.
     pub async fn keep_fresh(&self) {
         let Some(source) = &self.source else { return };
+        let mut failing = false;
         loop {
             let read = source.read().await;
             *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             let next = match read {
                 Ok(keys) => {
-                    log::debug!("{} keys for tokens were read", keys.len());
+                    let level = if std::mem::take(&mut failing) { log::Level::Info } else { log::Level::Debug };
+                    log::log!(level, "{} keys for tokens were read", keys.len());
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
                     source.every
                 }
                 Err(reason) => {
-                    log::warn!("the keys for tokens stay what they are ({}): {reason}", self.current().len());
+                    // Once, and not for each attempt.
+                    let level =
+                        if std::mem::replace(&mut failing, true) { log::Level::Debug } else { log::Level::Warn };
+                    log::log!(level, "the keys for tokens stay what they are ({}): {reason}", self.current().len());
                     PAUSE
                 }
             };

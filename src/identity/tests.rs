@@ -264,7 +264,10 @@ fn a_set_has_its_keys_by_their_ids() {
     ];
     let parse = |keys: &[Value], private| KeySet::parse(json!({"keys": keys}).to_string().as_bytes(), private);
     assert!(matches!(parse(&useless, true), Err(InvalidKeys::Empty)));
-    assert!(matches!(parse(&[one.clone()], false), Err(InvalidKeys::Empty)), "a secret that everybody reads");
+    assert!(
+        matches!(parse(std::slice::from_ref(&one), false), Err(InvalidKeys::Empty)),
+        "a secret that everybody reads"
+    );
     assert!(matches!(KeySet::parse(b"[]", true), Err(InvalidKeys::NotASet(_))));
     let keys = parse(&[&[one.clone(), two][..], &useless].concat(), true).unwrap();
     assert_eq!(keys.len(), 2);
@@ -280,6 +283,22 @@ fn a_set_has_its_keys_by_their_ids() {
     let only = Verifier::new(parse(&[one], true).unwrap(), Rules::default());
     assert!(only.verify_now(&token(None)).is_ok());
     assert_eq!(only.verify_now(&token(Some("two"))), Err(Unverified::UnknownKey));
+}
+
+#[test]
+fn a_set_has_public_keys_of_each_kind() {
+    let keys = KeySet::parse(include_bytes!("../../tests/keys/jwks.json"), false).unwrap();
+    assert_eq!(keys.len(), 3);
+    let verifier = Verifier::new(keys, Rules::default());
+    for (kid, algorithm, key) in [
+        ("rsa", Algorithm::RS256, EncodingKey::from_rsa_pem(RSA)),
+        ("p256", Algorithm::ES256, EncodingKey::from_ec_pem(P256)),
+        ("ed25519", Algorithm::EdDSA, EncodingKey::from_ed_pem(ED25519)),
+    ] {
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(algorithm) };
+        let token = encode(&header, &good(), &key.unwrap()).unwrap();
+        assert_eq!(verifier.verify_now(&token).map(|alice| alice.user.to_string()), Ok("alice".to_owned()), "{kid}");
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct Peer {
     /// Whether it says that it knows who is on all others.
     pub knows_all: bool,
     state: State,
+    /// Whether all of it was known once.
+    pub was_whole: bool,
     /// When it was last asked, or has last sent a piece.
     asked: Option<Instant>,
 }
@@ -72,6 +74,7 @@ impl Peer {
             suspected: None,
             knows_all: false,
             state: State::Lost,
+            was_whole: false,
             asked: None,
         }
     }
@@ -91,8 +94,10 @@ impl Peer {
             }
             Word::Ask | Word::Watch { .. } | Word::Count { .. } | Word::Counted { .. } | Word::Goodbye => {}
         }
+        self.was_whole |= self.is_whole();
     }
 
+    /// Whether all that it said is known.
     pub fn is_whole(&self) -> bool {
         matches!(self.state, State::Whole { .. })
     }

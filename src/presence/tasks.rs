@@ -202,7 +202,7 @@ impl Voice<'_> {
         let presence = self.presence;
         let began = *rhythm.began.get_or_insert(now);
         // Whoever is there has said so by then.
-        let knows_all = now - began >= SETTLES_WITHIN && presence.is_whole();
+        let knows_all = now - began >= SETTLES_WITHIN && presence.others().peers().all(|(_, peer)| peer.was_whole);
         presence.shared.knows_all.store(knows_all, Ordering::Relaxed);
         let (changes, standing) = presence.own().standing(knows_all);
         self.say_all(changes).await;

@@ -84,7 +84,7 @@ impl Conversation {
                 return Ok(());
             }
             Request::Authenticate { id, token } => {
-                let renewed = session.renew(&token).await;
+                let renewed = session.renew(token.as_str()).await;
                 renewed.map_err(|reason| Refusal::new(id.clone(), ErrorCode::NotAuthenticated, reason))?;
                 self.end_what_is_not_allowed(session).await;
                 id

@@ -264,7 +264,7 @@ async fn the_form_says_what_is_wrong_and_takes_a_key() {
     page.is("open").await;
     page.clicks(".publish summary").await;
     page.clicks("#publish-now").await;
-    page.says("#publish-result", "401, An API key is required: ").await;
+    page.says("#publish-result", "401, An API key or a token is required: ").await;
     page.writes("#publish-key", "abc").await;
     let line = page.text_of("#curl").await;
     assert!(line.contains("\"Authorization: Bearer $WARREN_API_KEY\"") && !line.contains("abc"), "{line}");

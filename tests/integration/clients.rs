@@ -142,7 +142,7 @@ async fn a_key_comes_from_a_file_or_the_environment() {
     published(&Warren::run(&["publish", "a", "b", "--url", &url], &[("WARREN_API_KEY", KEY)]).await);
     let ended = publish(&url, &["a", "b"]).await;
     assert_eq!(ended.code, Some(1));
-    assert!(ended.stderr.contains("401") && ended.stderr.contains("An API key is required"), "{ended:?}");
+    assert!(ended.stderr.contains("401") && ended.stderr.contains("An API key or a token is required"), "{ended:?}");
 }
 
 // --- listening ------------------------------------------------------------------------------------------------------

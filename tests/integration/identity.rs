@@ -9,11 +9,11 @@ use warren::config::{Anonymous, Config};
 use crate::support::client::Client;
 use crate::support::events::EventStream;
 use crate::support::http::{Answer, request};
-use crate::support::identity::{now_s, token, token_of, with_tokens};
+use crate::support::identity::{SECRET, now_s, token, token_of, with_tokens};
 use crate::support::instance::{Instance, config};
 use crate::support::json::JsonClient;
 use crate::support::post::{JSON, json as json_of, post, problem};
-use crate::support::process::Directory;
+use crate::support::process::{Directory, Signal, Warren};
 use crate::support::raw::{Raw, handshake_at};
 
 /// An instance that knows tokens.
@@ -300,5 +300,88 @@ async fn a_development_server_signs_anybody_in() {
         (&[JSON, ("X-Forwarded-For", "127.0.0.1")], r#"{"user": "a"}"#, 403),
     ] {
         assert_eq!(sign_in(headers, body).await.status, status, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_made_in_a_terminal_is_good_for_clients_there() {
+    let directory = Directory::new("made-tokens");
+    let secret = directory.write("secret", &format!("{SECRET}\n"));
+    let warren = Warren::serve(&["--jwt-key-file", &secret], &[]).await;
+    let url = warren.url();
+    let made = Warren::run(
+        &["token", "--user", "alice", "--roles", "publish", "--publish", "orders.*", "--jwt-key-file", &secret],
+        &[],
+    )
+    .await;
+    assert_eq!((made.code, made.stdout.lines().count()), (Some(0), 1), "{made:?}");
+    let token = made.stdout.trim();
+    let (name, value) = bearer(token);
+    let answer = whoami(warren.address, &[(name, &value)]).await;
+    assert_eq!((&json_of(&answer)["user"], &json_of(&answer)["roles"]), (&json!("alice"), &json!(["publish"])));
+    let file = directory.write("token", token);
+    let publish =
+        async |topic: &str| Warren::run(&["publish", topic, "x", "--url", &url, "--api-key-file", &file], &[]).await;
+    assert_eq!(publish("orders.eu").await.code, Some(0));
+    let denied = publish("parcels").await;
+    assert!(denied.code == Some(1) && denied.stderr.contains("403"), "{denied:?}");
+    let denied = Warren::run(&["subscribe", "orders.*", "--url", &url], &[]).await;
+    assert!(denied.code == Some(1) && denied.stderr.contains("401"), "{denied:?}");
+    let unusable = Warren::run(&["token", "--user", "alice", "--jwt-key-file", "/nowhere/key"], &[]).await;
+    assert!(unusable.code == Some(1) && unusable.stderr.contains("/nowhere/key"), "{unusable:?}");
+}
+
+#[tokio::test]
+async fn a_configuration_of_tokens_that_makes_no_sense_is_refused() {
+    let directory = Directory::new("bad-tokens");
+    let secret = directory.write("secret", SECRET);
+    let short = directory.write("short", "short");
+    let public = directory.write("public", include_str!("../keys/rsa.pub.pem"));
+    let private = directory.write("private", include_str!("../keys/rsa.pem"));
+    for (words, named) in [
+        (&["--jwt-key-file", &short][..], "at least 32 bytes"),
+        (&["--jwt-key-file", &private], "private key"),
+        (&["--jwt-key-file", "/nowhere/key"], "/nowhere/key"),
+        (&["--jwt-key-file", &secret, "--jwt-jwks", &secret], "--jwt-jwks"),
+        (&["--jwt-jwks", &secret], "no JSON Web Key Set"),
+        (&["--jwt-jwks", "ftp://idp.example/"], "--jwt-jwks"),
+        (&["--anonymous", "refuse"], "--anonymous"),
+        (&["--dev-sign-in"], "--dev-sign-in"),
+        (&["--dev-sign-in", "--jwt-key-file", &public], "--dev-sign-in"),
+        (&["--ticket-key-file", &short], "--ticket-key-file"),
+    ] {
+        let ended = Warren::run(words, &[]).await;
+        assert!(ended.code == Some(2) && ended.stderr.contains(named), "{words:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_tickets_stand_in_no_log_line() {
+    let directory = Directory::new("logged-tokens");
+    let secret = directory.write("secret", SECRET);
+    let warren = Warren::serve(&["--jwt-key-file", &secret, "--jwt-in-query", "--log", "trace"], &[]).await;
+    let token = token(&["publish"]);
+    let (name, value) = bearer(&token);
+    let answer = post(warren.address, "/api/ticket", &[(name, &value)], "").await;
+    let ticket = json_of(&answer)["ticket"].as_str().expect("a ticket").to_owned();
+    let forged = format!("{token}forged");
+    for path in ["/message", "/message/a"] {
+        for credentials in [format!("token={token}"), format!("ticket={ticket}"), format!("token={forged}")] {
+            handshake(warren.address, &format!("{path}?{credentials}"), &[]).await;
+            request(warren.address, &format!("GET /events?{credentials}&no=such"), &[]).await;
+        }
+    }
+    let mut client = JsonClient::connect_with(warren.address, &[&token]).await;
+    client.granted(json!({"type": "authenticate", "token": token})).await;
+    client.refused(json!({"type": "authenticate", "token": forged}), 110).await;
+    let cookie = format!("warren_token={token}");
+    whoami(warren.address, &[("Cookie", &cookie), ("Sec-Fetch-Site", "same-origin")]).await;
+    post(warren.address, "/api/publish", &[JSON, (name, &value)], r#"{"broadcast": true, "text": "x"}"#).await;
+    warren.process.signal(Signal::TERM);
+    let log = warren.process.ended().await.stderr;
+    assert!(log.contains("DEBUG") && log.contains("no session"), "{log}");
+    for secret in [&token, &ticket] {
+        let signature = secret.rsplit('.').next().expect("a signature");
+        assert!(!log.contains(signature), "{log}");
     }
 }

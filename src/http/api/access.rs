@@ -127,11 +127,11 @@ impl From<Unauthorized> for Problem {
 pub fn is_local(caller: &Caller<'_>) -> Result<(), Problem> {
     let headers = caller.headers;
     let refused = if !caller.peer.0.to_canonical().is_loopback() {
-        "Without API keys (--api-keys-file) and tokens only programs on this host may do this."
+        "Only programs on this host may do this; for others there are API keys (--api-keys-file) and tokens."
     } else if is_forwarded(headers) {
-        "A proxy sent this: without API keys (--api-keys-file) and tokens only programs on this host may do this."
+        "A proxy sent this, and only programs on this host may do it; for others there are API keys and tokens."
     } else if !is_addressed_to_this_host(headers) {
-        "Without API keys (--api-keys-file) and tokens the server must be called localhost, 127.0.0.1 or [::1]."
+        "From this host the server must be called localhost, 127.0.0.1 or [::1]; else there are API keys and tokens."
     } else if !origin::may_connect(&AllowedOrigins::SameOrigin, headers) || origin::is_of_another_site(headers) {
         "Pages of another origin may not do this."
     } else {

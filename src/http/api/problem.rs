@@ -172,7 +172,7 @@ impl Kind {
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem {
     #[serde(rename = "type")]
-    type_urn: String,
+    type_urn: Box<str>,
     title: &'static str,
     status: u16,
     detail: String,
@@ -184,7 +184,7 @@ pub struct Problem {
     index: Option<usize>,
     /// Of a batch, what became of each.
     #[serde(skip_serializing_if = "Option::is_none")]
-    results: Option<Vec<Told>>,
+    results: Option<Box<[Told]>>,
     #[serde(skip)]
     kind: Kind,
 }
@@ -198,7 +198,7 @@ impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         let (name, status, title) = kind.facts();
         Problem {
-            type_urn: format!("{TYPES}{name}"),
+            type_urn: format!("{TYPES}{name}").into(),
             title,
             status: status.as_u16(),
             detail: detail.into(),
@@ -221,7 +221,7 @@ impl Problem {
 
     /// With what became of each message.
     pub fn with_results(self, results: Vec<Told>) -> Problem {
-        Problem { results: Some(results), ..self }
+        Problem { results: Some(results.into()), ..self }
     }
 
     pub fn to_response(&self) -> Response {

@@ -66,7 +66,7 @@ pub enum Request {
     /// To go on by another token.
     Authenticate {
         id: Option<RequestId>,
-        token: Box<str>,
+        token: Token,
     },
     Ping {
         id: Option<RequestId>,
@@ -78,6 +78,22 @@ pub enum Request {
 pub enum Addressee {
     User(UserName),
     Group(GroupName),
+}
+
+/// A token, which is shown nowhere.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct Token(Box<str>);
+
+impl Token {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 /// What a client subscribes to, or no more. Never nothing.
@@ -220,7 +236,7 @@ struct Fields<'a> {
     group: Option<Box<str>>,
     keep: Option<bool>,
     message_id: Option<Box<str>>,
-    token: Option<Box<str>>,
+    token: Option<Token>,
 }
 
 /// What can be told of a request though something else is wrong with it.

@@ -64,6 +64,10 @@ impl Cluster {
         format!("{}.topics", self.prefix)
     }
 
+    pub fn peers(&self) -> String {
+        format!("{}.peers", self.prefix)
+    }
+
     pub fn direct(&self) -> String {
         format!("{}.direct", self.prefix)
     }
