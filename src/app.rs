@@ -27,7 +27,7 @@ use crate::metrics::{Dropped, Metrics};
 use crate::open_files;
 use crate::place::Delivered;
 use crate::presence::Presence;
-use crate::session::{Limits, NoResumption, Rate, Sessions};
+use crate::session::{Limits, NoResumption, OfUsers, Rate, Sessions};
 use crate::stop::{self, Patience};
 use crate::users::Users;
 
@@ -132,11 +132,9 @@ impl App {
             limits(&self.config),
             hub.clone(),
             broker.clone(),
-            presence.clone(),
             message_ids.clone(),
             self.metrics.sessions.clone(),
-            verifier.clone(),
-            users.clone(),
+            OfUsers { verifier: verifier.clone(), presence: presence.clone(), users: users.clone() },
         );
         bound_sessions(self.config.sessions_per_user_max, &presence, &sessions);
         log::info!("instance {} listens on {}; broker: {}", self.instance(), self.address(), self.config.broker);

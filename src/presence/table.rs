@@ -173,7 +173,7 @@ impl Table {
     }
 
     /// Those who are to be asked for a snapshot now.
-    pub fn to_be_asked(&mut self, now: Instant) -> Vec<InstanceName> {
+    pub fn due_to_be_asked(&mut self, now: Instant) -> Vec<InstanceName> {
         let asked = self.peers.iter_mut().filter_map(|(name, peer)| peer.is_to_be_asked(now).then(|| name.clone()));
         asked.collect()
     }

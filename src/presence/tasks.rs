@@ -65,7 +65,7 @@ impl Presence {
         );
     }
 
-    /// Asks all instances, this one too, and waits for [`GATHER_TIMEOUT`](super::GATHER_TIMEOUT) at most.
+    /// Asks all instances, this one too, and waits for [`GATHER_TIMEOUT`] at most.
     pub async fn gather(
         &self,
         broker: &dyn Broker,
@@ -94,6 +94,10 @@ impl Presence {
     /// This instance leaves: its users are gone at once. Nothing is said after this.
     pub async fn say_goodbye(&self, broker: &dyn Broker) {
         self.shared.is_leaving.store(true, Ordering::Release);
+        // Who cannot be heard waits for nothing; and whose name is another's must not speak in it.
+        if !broker.link().borrow().is_up() {
+            return;
+        }
         Voice { broker, presence: self }.say(Target::Peers, &Word::Goodbye).await;
     }
 
@@ -191,7 +195,7 @@ impl Voice<'_> {
             presence.shared.metrics.dropped();
             tell_over(&name, &peer.roll);
         }
-        let asked = presence.others_mut().to_be_asked(now);
+        let asked = presence.others_mut().due_to_be_asked(now);
         for name in asked {
             presence.shared.metrics.asked();
             self.say(Target::Peer(name), &Word::Ask).await;

@@ -32,7 +32,7 @@ pub use conversation::WILDCARDS_MAX;
 use holder::Holder;
 pub use limits::{Limits, NoResumption, SlowReader, UnknownSlowReader};
 pub use rate::{BURST_MAX, Rate};
-pub use registry::{NotAdmitted, Opening, Permit, Sessions};
+pub use registry::{NotAdmitted, OfUsers, Opening, Permit, Sessions};
 
 use crate::broker::{NotAccepted, Settle};
 use crate::close::CloseReason;

@@ -61,18 +61,25 @@ pub struct Sessions {
     users: Arc<Users>,
 }
 
+/// What sessions need that are somebody's.
+pub struct OfUsers {
+    /// By which they may go on, where there are tokens.
+    pub verifier: Option<Verifier>,
+    pub presence: Presence,
+    pub users: Arc<Users>,
+}
+
 impl Sessions {
     /// Sessions that run on the current runtime.
     pub fn new(
         limits: Limits,
         hub: Hub,
         broker: Arc<dyn Broker>,
-        presence: Presence,
         message_ids: MessageIds,
         metrics: SessionMetrics,
-        verifier: Option<Verifier>,
-        users: Arc<Users>,
+        of_users: OfUsers,
     ) -> Arc<Sessions> {
+        let OfUsers { verifier, presence, users } = of_users;
         Arc::new(Sessions {
             open: DashMap::new(),
             admitted: AtomicUsize::new(0),

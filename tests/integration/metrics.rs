@@ -20,7 +20,7 @@ use warren::interest::Interest;
 use warren::message::{Message, MessageIds};
 use warren::metrics::{self, Metrics, Readings};
 use warren::presence::Presence;
-use warren::session::{Channel, Limits, Sessions, SlowReader};
+use warren::session::{Channel, Limits, OfUsers, Sessions, SlowReader};
 use warren::users::{Unread, Users};
 
 use crate::support::broker::{Alien, Cluster};
@@ -284,7 +284,8 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let own = ids.incarnation().name().clone();
     let presence = Presence::new(ids.clone(), metrics.presence.clone());
     let users = Users::start(own, broker.clone(), mailboxes, Arc::new(presence.clone()), day, Unread::Push);
-    let sessions = Sessions::new(limits, hub, broker, presence, ids, metrics.sessions.clone(), None, users);
+    let sessions =
+        Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), OfUsers { verifier: None, presence, users });
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());

@@ -46,7 +46,7 @@ struct Stranger {
 
 enum Way {
     Memory(MemoryBroker),
-    RabbitMq(Alien, String),
+    RabbitMq(Box<Alien>, String),
 }
 
 struct Nobody;
@@ -63,9 +63,12 @@ impl Stranger {
                 let (deliveries, mut delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
                 // The others would wait for who does not hear. It ends with the exchange.
                 tokio::spawn(async move { while delivered.recv().await.is_some() {} });
-                Way::Memory(exchange.attach(deliveries, Arrivals::new(bounds, BrokerMetrics::default())))
+                let name = InstanceName::parse("stranger_1").expect("a name");
+                Way::Memory(exchange.attach(name, deliveries, Arrivals::new(bounds, BrokerMetrics::default())))
             }
-            Carrier::RabbitMq(cluster, _) => Way::RabbitMq(Alien::connect(&cluster.url).await, cluster.peers()),
+            Carrier::RabbitMq(cluster, _) => {
+                Way::RabbitMq(Box::new(Alien::connect(&cluster.url).await), cluster.peers())
+            }
         };
         Stranger { name: "stranger_1", began: 1, way }
     }

@@ -14,6 +14,7 @@ pub mod instance;
 pub mod json;
 pub mod load;
 pub mod metrics;
+pub mod of_users;
 pub mod post;
 pub mod process;
 pub mod proxy;

@@ -1,0 +1,20 @@
+//! What a registry of sessions has for those that are somebody's, where a test builds one itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use warren::broker::memory::MemoryMailboxes;
+use warren::broker::{Broker, MailboxBounds};
+use warren::message::MessageIds;
+use warren::presence::Presence;
+use warren::session::OfUsers;
+use warren::users::{Unread, Users};
+
+/// Mailboxes of its own, and no tokens.
+pub fn of_users(ids: &MessageIds, broker: Arc<dyn Broker>, presence: Presence) -> OfUsers {
+    let day = Duration::from_secs(86_400);
+    let bounds = MailboxBounds { messages_max: 10, bytes_max: 1000, age_max: day, idle_max: day };
+    let mailboxes = Arc::new(MemoryMailboxes::start(bounds));
+    let (own, whereabouts) = (ids.incarnation().name().clone(), Arc::new(presence.clone()));
+    OfUsers { verifier: None, presence, users: Users::start(own, broker, mailboxes, whereabouts, day, Unread::Push) }
+}
