@@ -6,12 +6,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use warren::broker::MailboxBounds;
 use warren::broker::memory::MemoryExchange;
-use warren::broker::memory::MemoryMailboxes;
 use warren::broker::{Broker, Link, LinkState, NotAccepted, Receipt};
 use warren::config::{Config, MetricsListen};
 use warren::hub::Hub;
@@ -20,12 +17,12 @@ use warren::interest::Interest;
 use warren::message::{Message, MessageIds};
 use warren::metrics::{self, Metrics, Readings};
 use warren::presence::Presence;
-use warren::session::{Channel, Limits, OfUsers, Sessions, SlowReader};
-use warren::users::{Unread, Users};
+use warren::session::{Channel, Limits, Sessions, SlowReader};
 
 use crate::support::broker::{Alien, Cluster};
 use crate::support::http::{head, request};
 use crate::support::instance::{Instance, config};
+use crate::support::of_users::of_users;
 use crate::support::proxy::Proxy;
 use crate::support::raw::wire::{self, ClientFrame};
 use crate::support::raw::{KEY, Raw, handshake};
@@ -278,14 +275,9 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
         MessageIds::new(Incarnation::begin(name)),
     );
     let broker = Arc::new(Refusing(link));
-    let day = Duration::from_secs(86_400);
-    let bounds = MailboxBounds { messages_max: 1, bytes_max: 1, age_max: day, idle_max: day };
-    let mailboxes = Arc::new(MemoryMailboxes::start(bounds));
-    let own = ids.incarnation().name().clone();
     let presence = Presence::new(ids.clone(), metrics.presence.clone());
-    let users = Users::start(own, broker.clone(), mailboxes, Arc::new(presence.clone()), day, Unread::Push);
-    let sessions =
-        Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), OfUsers { verifier: None, presence, users });
+    let of_users = of_users(&ids, broker.clone(), presence);
+    let sessions = Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), of_users);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());

@@ -26,6 +26,7 @@ use crate::support::broker::Alien;
 use crate::support::client::get_json;
 use crate::support::instance::{Carrier, Instance, config};
 use crate::support::json::JsonClient;
+use crate::support::of_users::of_users;
 use crate::support::post::{post_json, problem};
 use crate::support::{DEADLINE, eventually};
 
@@ -293,7 +294,8 @@ async fn sessions_of_nobody_are_neither_counted_nor_limited() {
 fn registry(presence: &Presence, ids: &MessageIds, broker: Arc<dyn Broker>) -> Arc<Sessions> {
     let metrics = Metrics::new(ids.incarnation().name());
     let hub = Hub::start(1, Arc::new(Interest::in_everything()), metrics.hub.clone());
-    Sessions::new(limits(), hub, broker, presence.clone(), ids.clone(), metrics.sessions.clone())
+    let of_users = of_users(ids, broker.clone(), presence.clone());
+    Sessions::new(limits(), hub, broker, ids.clone(), metrics.sessions.clone(), of_users)
 }
 
 fn limits() -> Limits {
@@ -321,7 +323,11 @@ async fn a_session_of_a_user_counts_from_its_opening_until_it_is_dropped() {
     let presence = Presence::new(ids.clone(), PresenceMetrics::default());
     let bounds = KeyBounds { window: std::time::Duration::from_secs(1), keys_max: 1 };
     let (deliveries, _delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
-    let broker = MemoryExchange::default().attach(deliveries, Arrivals::new(bounds, BrokerMetrics::default()));
+    let broker = MemoryExchange::default().attach(
+        ids.incarnation().name().clone(),
+        deliveries,
+        Arrivals::new(bounds, BrokerMetrics::default()),
+    );
     let sessions = registry(&presence, &ids, Arc::new(broker));
     let closing = sessions.clone();
     presence.bound_sessions(2, move |number| closing.close_too_many(number));
