@@ -37,6 +37,8 @@ pub enum Target {
     Backends(Arc<Inbound>),
     /// The user's mailbox: kept until somebody has acknowledged it.
     User(UserName),
+    /// What the user missed and is to ask for: kept until then.
+    Unread(UserName),
     /// The mailbox of everyone in the group.
     Group(GroupName),
     /// The sessions that a user has on one instance. Kept nowhere.

@@ -67,7 +67,7 @@ impl IdempotencyKey {
             Target::Instance(name) => ("instance", name.as_str()),
             Target::Session(name) => ("session", name.as_str()),
             Target::Backends(inbound) => ("backends", inbound.destination.routing_key()),
-            Target::User(user) | Target::UserAt(_, user) => ("user", user.as_str()),
+            Target::User(user) | Target::Unread(user) | Target::UserAt(_, user) => ("user", user.as_str()),
             Target::Group(group) => ("group", group.as_str()),
             Target::Peers => ("peers", ""),
             Target::Peer(name) => ("peer", name.as_str()),

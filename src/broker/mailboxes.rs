@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::NotAccepted;
-use crate::message::Message;
+use crate::message::{Message, Target};
 use crate::user::{GroupName, UserName};
 
 /// Letters that one reader may hold without having acknowledged them.
@@ -28,6 +28,34 @@ pub struct MailboxBounds {
     /// After this without a reader or a new membership the mailbox itself goes, and with it the user's memberships. At least as
     /// long as `age_max`, or messages would go sooner.
     pub idle_max: Duration,
+}
+
+/// Which mailbox: of what is read when the user comes, or of what waits until the user asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MailboxName {
+    pub user: UserName,
+    pub is_asked_for: bool,
+}
+
+impl MailboxName {
+    /// What is read when the user comes.
+    pub fn of_user(user: UserName) -> MailboxName {
+        MailboxName { user, is_asked_for: false }
+    }
+
+    /// What waits until the user asks for it.
+    pub fn of_unread(user: UserName) -> MailboxName {
+        MailboxName { user, is_asked_for: true }
+    }
+
+    /// Where a message is kept, if that is one mailbox.
+    pub fn of(target: &Target) -> Option<MailboxName> {
+        match target {
+            Target::User(user) => Some(MailboxName::of_user(user.clone())),
+            Target::Unread(user) => Some(MailboxName::of_unread(user.clone())),
+            _ => None,
+        }
+    }
 }
 
 /// A message out of a mailbox. It is kept there until it is acknowledged: dropped, it stays kept, and comes again to the
@@ -95,7 +123,7 @@ pub trait Mailboxes: Send + Sync + 'static {
     /// `looked_at_max`. What is taken is kept no more: so it comes at most once.
     fn take(
         &self,
-        user: UserName,
+        mailbox: MailboxName,
         looked_at_max: usize,
         wanted: Wanted,
     ) -> BoxFuture<'_, Result<Vec<Message>, NotAccepted>>;

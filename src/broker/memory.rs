@@ -138,7 +138,7 @@ impl MemoryBroker {
 impl Broker for MemoryBroker {
     fn publish(&self, message: Message, receipt: Receipt) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            if !matches!(message.target, Target::User(_) | Target::Group(_)) {
+            if !matches!(message.target, Target::User(_) | Target::Unread(_) | Target::Group(_)) {
                 return receipt.settle(self.carry(message).await);
             }
             // In its turn: what is said before the instance stops is kept.

@@ -15,7 +15,9 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 pub use arrivals::{Arrivals, KeyBounds};
-pub use mailboxes::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, Mailboxes, Reader, Reading, Wanted};
+pub use mailboxes::{
+    LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, MailboxName, Mailboxes, Reader, Reading, Wanted,
+};
 
 use crate::message::Message;
 use crate::place::{Delivered, Partition, Position};

@@ -197,6 +197,7 @@ impl Feed {
             | Target::Topic(_)
             | Target::Backends(_)
             | Target::User(_)
+            | Target::Unread(_)
             | Target::Group(_)
             | Target::UserAt(..)
             | Target::Peer(_) => return,

@@ -7,14 +7,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Recipient, Users};
+use super::{Recipient, Unread, Users};
 use crate::broker::{Letter, NotAccepted, Reader, Reading, Settle};
-use crate::message::{Message, MessageId, Target};
+use crate::message::{Message, MessageId, Target, now_unix_ms};
 use crate::user::UserName;
 
 pub struct Here {
     user: UserName,
     users: Weak<Users>,
+    /// When the first session began, in milliseconds of Unix time.
+    since_ms: u64,
     state: Mutex<State>,
 }
 
@@ -78,7 +80,7 @@ impl Settle for CopyOf {
 
 impl Here {
     pub fn new(user: UserName, users: &Arc<Users>) -> Arc<Here> {
-        Arc::new(Here { user, users: Arc::downgrade(users), state: Mutex::default() })
+        Arc::new(Here { user, users: Arc::downgrade(users), since_ms: now_unix_ms(), state: Mutex::default() })
     }
 
     /// A session more. False if the last has gone, and this with it.
@@ -122,6 +124,12 @@ impl Here {
         let mut state = self.lock();
         if state.generation != generation || state.reading.is_none() {
             return;
+        }
+        if let Some(users) = self.users.upgrade()
+            && users.unread() == Unread::Pull
+            && letter.message.published_ms < self.since_ms
+        {
+            return users.set_aside(&self.user, letter);
         }
         state.last += 1;
         let (number, message) = (state.last, letter.message.clone());

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 pub use unread::{UnknownUnread, Unread};
 
-use crate::broker::{Broker, Mailboxes, NotAccepted, Receipt, Settle, Wanted};
+use crate::broker::{Broker, Letter, MailboxName, Mailboxes, NotAccepted, Receipt, Settle, Wanted};
 use crate::instance::InstanceName;
 use crate::message::{Message, MessageId, Target};
 use crate::user::{GroupName, UserName};
@@ -204,7 +204,28 @@ impl Users {
         looked_at_max: usize,
         wanted: Wanted,
     ) -> Result<Vec<Message>, NotAccepted> {
-        self.mailboxes.take(user.clone(), looked_at_max, wanted).await
+        let wanted: Arc<dyn Fn(&Message) -> bool + Send + Sync> = wanted.into();
+        let mut taken = Vec::new();
+        for name in [MailboxName::of_unread(user.clone()), MailboxName::of_user(user.clone())] {
+            if name.is_asked_for && self.unread == Unread::Push {
+                continue;
+            }
+            let wanted = wanted.clone();
+            let left = looked_at_max - taken.len().min(looked_at_max);
+            match self.mailboxes.take(name, left, Box::new(move |message| wanted(message))).await {
+                Ok(more) => taken.extend(more),
+                // What was taken is kept no more: it must be told.
+                Err(why) if taken.is_empty() => return Err(why),
+                Err(_) => break,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Has a letter wait until its user asks for it.
+    fn set_aside(&self, user: &UserName, letter: Letter) {
+        let message = Message { target: Target::Unread(user.clone()), ..letter.message.clone() };
+        self.copy(Copy { instance: self.own.clone(), message, told: copies::Aside::of(letter) });
     }
 
     pub fn mailboxes(&self) -> &dyn Mailboxes {

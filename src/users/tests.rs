@@ -143,7 +143,7 @@ impl World {
     async fn settle(&self) {
         let nobody = UserName::parse("nobody").unwrap();
         for _ in 0..3 {
-            self.mailboxes.take(nobody.clone(), 0, Box::new(|_| false)).await.unwrap();
+            self.mailboxes.take(MailboxName::of_user(nobody.clone()), 0, Box::new(|_| false)).await.unwrap();
             tokio::task::yield_now().await;
         }
     }
@@ -156,7 +156,7 @@ impl World {
     }
 
     async fn kept(&self) -> Vec<String> {
-        let taken = self.mailboxes.take(carol(), 100, Box::new(|_| true)).await.unwrap();
+        let taken = self.mailboxes.take(MailboxName::of_user(carol()), 100, Box::new(|_| true)).await.unwrap();
         taken.iter().map(|message| message.id.as_ref().unwrap().to_string()).collect()
     }
 

@@ -3,15 +3,19 @@
 
 use serde_json::{Value, json};
 
+use warren::config::Config;
+use warren::message::now_unix_ms;
+use warren::users::Unread;
+
 use crate::contract::contract;
 use crate::support::client::Client;
-use crate::support::eventually;
 use crate::support::http::{Answer, request};
 use crate::support::identity::{token_of, with_tokens};
 use crate::support::instance::{Carrier, Instance};
 use crate::support::json::JsonClient;
 use crate::support::post::{JSON, post};
 use crate::support::process::Directory;
+use crate::support::{eventually, within_deadline};
 
 contract! {
     alice_and_bob_write_to_each_other_across_instances
@@ -22,12 +26,17 @@ contract! {
     what_is_for_who_is_connected_is_kept_nowhere
     existing_front_ends_send_and_pull
     who_may_not_send_is_told
+    what_was_missed_waits_to_be_asked_for
 }
 
 /// Two instances that know tokens.
 async fn two(carrier: &Carrier) -> [Instance; 2] {
+    two_with(carrier, Unread::Push).await
+}
+
+async fn two_with(carrier: &Carrier, unread: Unread) -> [Instance; 2] {
     let directory = Directory::new("letters");
-    let [one, two] = [0, 1].map(|_| carrier.instance_with(with_tokens(&directory)));
+    let [one, two] = [0, 1].map(|_| carrier.instance_with(Config { unread, ..with_tokens(&directory) }));
     let instances = [one.await, two.await];
     // They have read their keys by then.
     instances[0].ready().await;
@@ -243,4 +252,46 @@ async fn who_may_not_send_is_told(carrier: Carrier) {
     }
     let answer = post_as(&one, "alice", "/api/users/%20/messages", json!({"text": "x"})).await;
     assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+/// By the clock that tells what came before whom.
+async fn another_millisecond() {
+    let began = now_unix_ms();
+    eventually("the clock goes on", || async { now_unix_ms() > began }).await;
+}
+
+async fn what_was_missed_waits_to_be_asked_for(carrier: Carrier) {
+    let [one, two] = two_with(&carrier, Unread::Pull).await;
+    let mut alice = json_session(&one, "alice").await;
+    for text in ["1", "2"] {
+        write(&mut alice, "carol", text).await;
+    }
+    another_millisecond().await;
+    let mut carol = json_session(&two, "carol").await;
+    another_millisecond().await;
+    write(&mut alice, "carol", "3").await;
+    assert_eq!(read(&mut carol).await["text"], "3", "live");
+    let unread = async || {
+        let answer = post_as(&one, "carol", "/api/unread", json!({})).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let body: Value = serde_json::from_str(&answer.body).expect("JSON");
+        let messages = body["messages"].as_array().expect("messages").clone();
+        messages.iter().map(|message| message["text"].as_str().expect("a text").to_owned()).collect::<Vec<_>>()
+    };
+    // What waits is put aside before what comes behind it is told.
+    let mut asked = Vec::new();
+    within_deadline("all is there", async {
+        while asked.len() < 2 {
+            asked.extend(unread().await);
+        }
+    })
+    .await;
+    assert_eq!(asked, ["1", "2"]);
+    assert!(unread().await.is_empty(), "at most once");
+    // Who is away is asked for without a session, too.
+    drop(carol);
+    write(&mut alice, "bob", "4").await;
+    let answer = post_form(&two, "bob", "/wsTemplate/pullUnreadMessage", "destination=%2Fany").await;
+    let told: Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(told, json!({"code": "200", "result": [json!({"content": "4"}).to_string()]}));
 }

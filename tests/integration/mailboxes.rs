@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use warren::broker::memory::MemoryExchange;
 use warren::broker::rabbitmq::{Endpoint, RabbitMq, Settings, SpoolBounds};
 use warren::broker::{
-    Arrivals, Broker, Delivery, KeyBounds, Letter, MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Receipt,
-    Settle,
+    Arrivals, Broker, Delivery, KeyBounds, Letter, MailboxBounds, MailboxName, Mailboxes, NotAccepted, Reader, Reading,
+    Receipt, Settle,
 };
 use warren::instance::{Incarnation, InstanceName};
 use warren::interest::Interest;
@@ -168,7 +168,7 @@ impl Post {
     }
 
     async fn take(&self, name: &str, wanted: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Vec<String> {
-        let taken = self.mailboxes.take(user(name), 1000, Box::new(wanted)).await.expect("taken");
+        let taken = self.mailboxes.take(MailboxName::of_user(user(name)), 1000, Box::new(wanted)).await.expect("taken");
         taken.iter().map(text).collect()
     }
 }

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::broker::{
-    LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Receipt, Wanted,
+    LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, MailboxName, Mailboxes, NotAccepted, Reader, Reading, Receipt,
+    Wanted,
 };
 use crate::message::{Message, Target, now_unix_ms};
 use crate::terms::Terms;
@@ -25,7 +26,7 @@ enum Asked {
     Acknowledge(UserName, u64),
     Join(UserName, GroupName),
     Leave(UserName, GroupName),
-    Take(UserName, usize, Wanted, oneshot::Sender<Vec<Message>>),
+    Take(MailboxName, usize, Wanted, oneshot::Sender<Vec<Message>>),
 }
 
 /// A handle to the mailboxes of the process.
@@ -75,12 +76,12 @@ impl Mailboxes for MemoryMailboxes {
 
     fn take(
         &self,
-        user: UserName,
+        mailbox: MailboxName,
         looked_at_max: usize,
         wanted: Wanted,
     ) -> BoxFuture<'_, Result<Vec<Message>, NotAccepted>> {
         let (answer, taken) = oneshot::channel();
-        self.ask(Asked::Take(user, looked_at_max, wanted, answer));
+        self.ask(Asked::Take(mailbox, looked_at_max, wanted, answer));
         Box::pin(async move { taken.await.map_err(|_| NotAccepted::NoMailbox) })
     }
 }
@@ -88,7 +89,7 @@ impl Mailboxes for MemoryMailboxes {
 /// What the task owns.
 struct Office {
     bounds: MailboxBounds,
-    boxes: HashMap<UserName, Mailbox>,
+    boxes: HashMap<MailboxName, Mailbox>,
     groups: HashMap<GroupName, BTreeSet<UserName>>,
     /// The number of the newest letter.
     last: u64,
@@ -122,15 +123,17 @@ impl Office {
         match asked {
             Asked::Keep(message, receipt) => receipt.settle(self.keep(message)),
             Asked::Read(user, number, reader) => {
-                self.boxes.entry(user.clone()).or_default().readers.push_back((number, reader));
-                self.hand_out(&user);
+                let name = MailboxName::of_user(user);
+                self.boxes.entry(name.clone()).or_default().readers.push_back((number, reader));
+                self.hand_out(&name);
             }
             Asked::End(user, number) => self.end(&user, number),
             Asked::Acknowledge(user, number) => {
-                if let Some(mailbox) = self.boxes.get_mut(&user) {
+                let name = MailboxName::of_user(user);
+                if let Some(mailbox) = self.boxes.get_mut(&name) {
                     mailbox.kept.retain(|kept| kept.number != number);
                 }
-                self.hand_out(&user);
+                self.hand_out(&name);
             }
             Asked::Join(user, group) => drop(self.groups.entry(group).or_default().insert(user)),
             Asked::Leave(user, group) => {
@@ -141,18 +144,17 @@ impl Office {
                     }
                 }
             }
-            Asked::Take(user, looked_at_max, wanted, answer) => {
-                let _ = answer.send(self.take(&user, looked_at_max, &wanted));
+            Asked::Take(mailbox, looked_at_max, wanted, answer) => {
+                let _ = answer.send(self.take(&mailbox, looked_at_max, &wanted));
             }
         }
     }
 
     fn keep(&mut self, message: Message) -> Result<(), NotAccepted> {
+        if let Some(name) = MailboxName::of(&message.target) {
+            return self.keep_in(&name, message);
+        }
         match &message.target {
-            Target::User(user) => {
-                let user = user.clone();
-                self.keep_for(&user, message)
-            }
             Target::Group(group) => {
                 let terms = message.terms.as_deref().cloned().unwrap_or_default();
                 let terms = Some(Arc::new(Terms { group: Some(group.clone()), ..terms }));
@@ -161,8 +163,8 @@ impl Office {
                 let outcomes: Vec<_> = members
                     .iter()
                     .map(|member| {
-                        self.keep_for(
-                            member,
+                        self.keep_in(
+                            &MailboxName::of_user(member.clone()),
                             Message { target: Target::User(member.clone()), terms: terms.clone(), ..message.clone() },
                         )
                     })
@@ -173,9 +175,9 @@ impl Office {
         }
     }
 
-    fn keep_for(&mut self, user: &UserName, message: Message) -> Result<(), NotAccepted> {
+    fn keep_in(&mut self, name: &MailboxName, message: Message) -> Result<(), NotAccepted> {
         let bounds = self.bounds;
-        let mailbox = self.boxes.entry(user.clone()).or_default();
+        let mailbox = self.boxes.entry(name.clone()).or_default();
         mailbox.expire(bounds);
         let waiting = mailbox.kept.iter().filter(|kept| !kept.is_held);
         let (messages, bytes) =
@@ -185,26 +187,27 @@ impl Office {
         }
         self.last += 1;
         mailbox.kept.push_back(Kept { number: self.last, message, since: Instant::now(), is_held: false });
-        self.hand_out(user);
+        self.hand_out(name);
         Ok(())
     }
 
     fn end(&mut self, user: &UserName, number: u64) {
-        let Some(mailbox) = self.boxes.get_mut(user) else { return };
+        let name = MailboxName::of_user(user.clone());
+        let Some(mailbox) = self.boxes.get_mut(&name) else { return };
         if mailbox.readers.front().is_some_and(|(first, _)| *first == number) {
             mailbox.kept.iter_mut().for_each(|kept| kept.is_held = false);
         }
         mailbox.readers.retain(|(one, _)| *one != number);
-        self.hand_out(user);
+        self.hand_out(&name);
     }
 
     /// Gives the reader what it may have, and forgets an empty mailbox that nobody reads.
-    fn hand_out(&mut self, user: &UserName) {
-        let Some(mailbox) = self.boxes.get_mut(user) else { return };
+    fn hand_out(&mut self, name: &MailboxName) {
+        let Some(mailbox) = self.boxes.get_mut(name) else { return };
         mailbox.expire(self.bounds);
         let Some((_, reader)) = mailbox.readers.front().cloned() else {
             if mailbox.kept.is_empty() {
-                self.boxes.remove(user);
+                self.boxes.remove(name);
             }
             return;
         };
@@ -212,7 +215,7 @@ impl Office {
         let room = usize::from(LETTERS_UNACKNOWLEDGED_MAX).saturating_sub(held);
         for kept in mailbox.kept.iter_mut().filter(|kept| !kept.is_held).take(room) {
             kept.is_held = true;
-            let (asked, user, number) = (self.asked.clone(), user.clone(), kept.number);
+            let (asked, user, number) = (self.asked.clone(), name.user.clone(), kept.number);
             reader.take(Letter::new(kept.message.clone(), move || {
                 if let Some(asked) = asked.upgrade() {
                     let _ = asked.send(Asked::Acknowledge(user, number));
@@ -221,8 +224,8 @@ impl Office {
         }
     }
 
-    fn take(&mut self, user: &UserName, looked_at_max: usize, wanted: &Wanted) -> Vec<Message> {
-        let Some(mailbox) = self.boxes.get_mut(user) else { return Vec::new() };
+    fn take(&mut self, name: &MailboxName, looked_at_max: usize, wanted: &Wanted) -> Vec<Message> {
+        let Some(mailbox) = self.boxes.get_mut(name) else { return Vec::new() };
         mailbox.expire(self.bounds);
         let mut looked_at = 0;
         let mut taken = Vec::new();
@@ -235,7 +238,7 @@ impl Office {
             }
             !is_taken
         });
-        self.hand_out(user);
+        self.hand_out(name);
         taken
     }
 }

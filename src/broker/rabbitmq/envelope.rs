@@ -11,6 +11,7 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::topology::Names;
+use crate::broker::MailboxName;
 use crate::inbound::SessionName;
 use crate::instance::Incarnation;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
@@ -82,7 +83,8 @@ pub fn address(names: &Names, target: &Target) -> (ShortString, ShortString) {
         Target::Session(_) => (names.direct.clone(), names.instance.clone()),
         Target::Backends(inbound) => (names.inbound.clone(), inbound.destination.routing_key().into()),
         // By the default exchange, to which every queue is bound by its name.
-        Target::User(user) => (ShortString::default(), names.mailbox(user)),
+        Target::User(user) => (ShortString::default(), names.mailbox(&MailboxName::of_user(user.clone()))),
+        Target::Unread(user) => (ShortString::default(), names.mailbox(&MailboxName::of_unread(user.clone()))),
         Target::Group(group) => (names.groups.clone(), group.as_str().into()),
         Target::UserAt(name, _) | Target::Peer(name) => (names.direct.clone(), name.as_str().into()),
         Target::Peers => (names.peers.clone(), ShortString::default()),
@@ -113,10 +115,17 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: Option<u
         | Target::Instance(_)
         | Target::Session(_)
         | Target::User(_)
+        | Target::Unread(_)
         | Target::Group(_)
         | Target::Peers => {}
     }
-    let is_kept = matches!(message.target, Target::Backends(_) | Target::User(_) | Target::Group(_));
+    let is_letter = matches!(message.target, Target::User(_) | Target::Unread(_) | Target::Group(_));
+    let is_kept = is_letter || matches!(message.target, Target::Backends(_));
+    if is_letter {
+        // Whether it came before its user did is told by less than seconds.
+        let published_ms = i64::try_from(message.published_ms).unwrap_or(i64::MAX);
+        headers.insert(PUBLISHED_MS.into(), AMQPValue::LongLongInt(published_ms));
+    }
     if let Some(terms) = &message.terms {
         write_terms(&mut headers, terms, message.published_ms);
     }

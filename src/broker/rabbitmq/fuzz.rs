@@ -51,7 +51,9 @@ fn fuzz_amqp_messages() {
                 assert_eq!((&*exchange, &name), ("warren.direct", incarnation.name()));
             }
             Target::Peers => assert_eq!(exchange, "warren.peers"),
-            Target::Backends(_) | Target::User(_) | Target::Group(_) => panic!("that comes to no instance"),
+            Target::Backends(_) | Target::User(_) | Target::Unread(_) | Target::Group(_) => {
+                panic!("that comes to no instance")
+            }
         }
     });
 }

@@ -25,7 +25,12 @@ impl Lane {
         match target {
             Target::Broadcast | Target::Topic(_) | Target::Instance(_) | Target::Session(_) => Lane::Instances,
             Target::Backends(_) => Lane::Backends,
-            Target::User(_) | Target::Group(_) | Target::UserAt(..) | Target::Peers | Target::Peer(_) => Lane::Users,
+            Target::User(_)
+            | Target::Unread(_)
+            | Target::Group(_)
+            | Target::UserAt(..)
+            | Target::Peers
+            | Target::Peer(_) => Lane::Users,
         }
     }
 }

@@ -36,12 +36,11 @@ use super::sequence::Numbers;
 use super::spool::{Entry, Spool};
 use super::to_users::{ToUsers, Verdict};
 use super::topology::{self, Names};
-use crate::broker::{Delivery, MailboxBounds, NotAccepted};
+use crate::broker::{Delivery, MailboxBounds, MailboxName, NotAccepted};
 use crate::instance::Incarnation;
 use crate::message::Target;
 use crate::metrics::BrokerMetrics;
 use crate::place::Partition;
-use crate::user::UserName;
 
 /// How often each publisher tells how far it is.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
@@ -433,9 +432,9 @@ impl PublishingLink {
 
     /// Publishes again what waited for these mailboxes; before it goes word of them, so that whoever hears of none is told of
     /// nothing that stands in it.
-    fn publish_again(&mut self, channels: &Channels, made: &HashSet<UserName>, spool: &mut Spool) {
-        for user in made {
-            let (channel, names, user) = (channels.users.clone(), self.names.clone(), user.clone());
+    fn publish_again(&mut self, channels: &Channels, made: &HashSet<MailboxName>, spool: &mut Spool) {
+        for name in made.iter().filter(|name| !name.is_asked_for) {
+            let (channel, names, user) = (channels.users.clone(), self.names.clone(), name.user.clone());
             let writing = async move {
                 let (properties, options) = (envelope::mailbox_made(&user), BasicPublishOptions::default());
                 channel.basic_publish(names.peers.clone(), ShortString::default(), options, &[], properties).await

@@ -33,6 +33,7 @@ impl Route {
             Target::Session(_)
             | Target::Backends(_)
             | Target::User(_)
+            | Target::Unread(_)
             | Target::Group(_)
             | Target::UserAt(..)
             | Target::Peers

@@ -11,10 +11,9 @@ use tokio::time::Instant;
 
 use super::outstanding::{Outstanding, Settled};
 use super::spool::Entry;
-use crate::broker::NotAccepted;
+use crate::broker::{MailboxName, NotAccepted};
 use crate::message::Target;
 use crate::metrics::BrokerMetrics;
-use crate::user::UserName;
 
 /// Users whose mailboxes are remembered to stand; past them all are forgotten, and each is seen again.
 const KNOWN_MAX: usize = 100_000;
@@ -24,9 +23,9 @@ pub struct ToUsers {
     pub outstanding: Outstanding,
     /// What found no mailbox, oldest first.
     returned: Vec<Entry>,
-    known: HashSet<UserName>,
+    known: HashSet<MailboxName>,
     /// Whose first message is on its way.
-    doubted: HashSet<UserName>,
+    doubted: HashSet<MailboxName>,
     /// The next message waits for one of these.
     waits: bool,
 }
@@ -49,10 +48,8 @@ impl ToUsers {
 
     /// Whether a message may go now; if so it is counted as being on its way.
     pub fn lets_pass(&mut self, entry: &Entry) -> bool {
-        let passes = match &entry.message.target {
-            Target::User(user) if !self.known.contains(user) => self.doubted.insert(user.clone()),
-            _ => true,
-        };
+        let unknown = MailboxName::of(&entry.message.target).filter(|name| !self.known.contains(name));
+        let passes = unknown.is_none_or(|name| self.doubted.insert(name));
         self.waits = !passes;
         passes
     }
@@ -62,22 +59,19 @@ impl ToUsers {
         self.waits = false;
         let mut verdicts = Vec::with_capacity(settled.len());
         for (entry, confirmation) in settled {
-            let user = match &entry.message.target {
-                Target::User(user) => Some(user.clone()),
-                _ => None,
-            };
-            if let Some(user) = &user {
-                self.doubted.remove(user);
+            let mailbox = MailboxName::of(&entry.message.target);
+            if let Some(mailbox) = &mailbox {
+                self.doubted.remove(mailbox);
             }
             match confirmation {
                 Confirmation::Ack(None) => {
-                    user.into_iter().for_each(|user| self.note(user));
+                    mailbox.into_iter().for_each(|name| self.note(name));
                     verdicts.push(Verdict::Confirmed(entry));
                 }
                 Confirmation::Ack(Some(_returned)) => {
                     metrics.returned(1);
-                    if let Some(user) = user {
-                        self.known.remove(&user);
+                    if let Some(name) = mailbox {
+                        self.known.remove(&name);
                         self.returned.push(entry);
                         continue;
                     }
@@ -89,7 +83,7 @@ impl ToUsers {
                 }
                 Confirmation::Nack(_) | Confirmation::NotRequested => {
                     metrics.nacked(1);
-                    user.into_iter().for_each(|user| self.note(user));
+                    mailbox.into_iter().for_each(|name| self.note(name));
                     verdicts.push(Verdict::Refused(entry, NotAccepted::MailboxFull));
                 }
             }
@@ -97,32 +91,27 @@ impl ToUsers {
         verdicts
     }
 
-    fn note(&mut self, user: UserName) {
+    fn note(&mut self, name: MailboxName) {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        self.known.insert(user);
+        self.known.insert(name);
     }
 
     /// Whose mailboxes are to be made before anything else goes.
-    pub fn wanted(&self) -> Option<Vec<UserName>> {
+    pub fn wanted(&self) -> Option<Vec<MailboxName>> {
         if self.returned.is_empty() || !self.outstanding.is_empty() {
             return None;
         }
-        let users = self.returned.iter().filter_map(|entry| match &entry.message.target {
-            Target::User(user) => Some(user.clone()),
-            _ => None,
-        });
-        let users: HashSet<UserName> = users.collect();
-        Some(users.into_iter().collect())
+        let names = self.returned.iter().filter_map(|entry| MailboxName::of(&entry.message.target));
+        let names: HashSet<MailboxName> = names.collect();
+        Some(names.into_iter().collect())
     }
 
     /// What is published again now that these mailboxes stand, and what cannot be.
-    pub fn made(&mut self, made: &HashSet<UserName>) -> (Vec<Entry>, Vec<Entry>) {
-        std::mem::take(&mut self.returned).into_iter().partition(|entry| match &entry.message.target {
-            Target::User(user) => made.contains(user),
-            _ => true,
-        })
+    pub fn made(&mut self, made: &HashSet<MailboxName>) -> (Vec<Entry>, Vec<Entry>) {
+        let stands = |entry: &Entry| MailboxName::of(&entry.message.target).is_none_or(|name| made.contains(&name));
+        std::mem::take(&mut self.returned).into_iter().partition(stands)
     }
 
     /// Everything that is not settled, oldest first.
@@ -136,8 +125,8 @@ impl ToUsers {
     pub fn give_up_late(&mut self) -> Option<Entry> {
         let entry = self.outstanding.give_up_late()?;
         self.waits = false;
-        if let Target::User(user) = &entry.message.target {
-            self.doubted.remove(user);
+        if let Some(name) = MailboxName::of(&entry.message.target) {
+            self.doubted.remove(&name);
         }
         Some(entry)
     }

@@ -30,10 +30,9 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use super::link::Trouble;
-use crate::broker::Delivery;
+use crate::broker::{Delivery, MailboxName};
 use crate::instance::{Incarnation, InstanceName};
 use crate::place::{Partition, TOPIC_PARTITIONS};
-use crate::user::UserName;
 
 /// What the broadcast's stream holds at most where no policy says otherwise, and those of topics together: an hour of 1,500
 /// messages a second of 200 bytes.
@@ -74,6 +73,8 @@ pub struct Names {
     pub users_refused: ShortString,
     /// What the names of mailboxes begin with.
     mailbox: String,
+    /// The same of those for what waits to be asked for.
+    unread: String,
     /// The instance's own fanout exchange.
     pub instance: ShortString,
     pub instance_name: InstanceName,
@@ -96,6 +97,7 @@ impl Names {
             users: format!("{prefix}.users").into(),
             users_refused: format!("{prefix}.users.refused").into(),
             mailbox: format!("{prefix}.mailbox."),
+            unread: format!("{prefix}.unread."),
             instance: incarnation.name().as_str().into(),
             instance_name: incarnation.name().clone(),
             incarnation: format!("{prefix}.incarnation.{incarnation}").into(),
@@ -105,8 +107,9 @@ impl Names {
 
 impl Names {
     /// The queue in which what is said to a user is kept.
-    pub fn mailbox(&self, user: &UserName) -> ShortString {
-        format!("{}{user}", self.mailbox).into()
+    pub fn mailbox(&self, name: &MailboxName) -> ShortString {
+        let before = if name.is_asked_for { &self.unread } else { &self.mailbox };
+        format!("{before}{}", name.user).into()
     }
 
     /// The stream of a partition.

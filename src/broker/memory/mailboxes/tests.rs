@@ -20,7 +20,7 @@ fn message(target: Target, payload: &'static str) -> Message {
 
 /// Everything that was asked before is done.
 async fn settled(mailboxes: &MemoryMailboxes) {
-    mailboxes.take(user("nobody"), 0, Box::new(|_| false)).await.unwrap();
+    mailboxes.take(MailboxName::of_user(user("nobody")), 0, Box::new(|_| false)).await.unwrap();
 }
 
 async fn keep(mailboxes: &MemoryMailboxes, target: Target, payload: &'static str) -> Result<(), NotAccepted> {
@@ -69,9 +69,12 @@ async fn what_is_not_acknowledged_comes_to_the_next_reader_in_order() {
     assert_eq!(two.payloads(), ["2", "3", "4"]);
     drop(second);
     settled(&mailboxes).await;
-    let taken = mailboxes.take(user("carol"), 10, Box::new(|message| message.payload != "3")).await.unwrap();
+    let taken = mailboxes
+        .take(MailboxName::of_user(user("carol")), 10, Box::new(|message| message.payload != "3"))
+        .await
+        .unwrap();
     assert_eq!(taken.iter().map(|message| &message.payload[..]).collect::<Vec<_>>(), [b"2", b"4"]);
-    let rest = mailboxes.take(user("carol"), 10, Box::new(|_| true)).await.unwrap();
+    let rest = mailboxes.take(MailboxName::of_user(user("carol")), 10, Box::new(|_| true)).await.unwrap();
     assert_eq!(rest.len(), 1);
 }
 
@@ -88,7 +91,7 @@ async fn a_full_mailbox_refuses_and_others_keep() {
     }
     assert_eq!(keep(&mailboxes, Target::User(user("bob")), "x").await, Err(NotAccepted::MailboxFull));
     assert_eq!(keep(&mailboxes, Target::Group(group.clone()), "y").await, Err(NotAccepted::MailboxFull));
-    let of_alice = mailboxes.take(user("alice"), 10, Box::new(|_| true)).await.unwrap();
+    let of_alice = mailboxes.take(MailboxName::of_user(user("alice")), 10, Box::new(|_| true)).await.unwrap();
     assert_eq!(of_alice.len(), 1, "she has it");
     mailboxes.leave(user("bob"), group.clone()).await.unwrap();
     assert_eq!(keep(&mailboxes, Target::Group(group.clone()), "z").await, Ok(()));
@@ -116,5 +119,5 @@ async fn what_is_too_old_is_kept_no_more() {
     let mailboxes = MemoryMailboxes::start(bounds());
     assert_eq!(keep(&mailboxes, Target::User(user("carol")), "x").await, Ok(()));
     tokio::time::advance(Duration::from_secs(86_401)).await;
-    assert_eq!(mailboxes.take(user("carol"), 10, Box::new(|_| true)).await.unwrap().len(), 0);
+    assert_eq!(mailboxes.take(MailboxName::of_user(user("carol")), 10, Box::new(|_| true)).await.unwrap().len(), 0);
 }

@@ -14,7 +14,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::Change;
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::topology::{Names, is_code};
-use crate::broker::{MailboxBounds, Wanted};
+use crate::broker::{MailboxBounds, MailboxName, Wanted};
 use crate::message::Message;
 use crate::user::UserName;
 
@@ -26,21 +26,21 @@ pub async fn make_all(
     connection: &Object,
     names: &Names,
     bounds: MailboxBounds,
-    users: Vec<UserName>,
-) -> Result<HashSet<UserName>, lapin::Error> {
+    mailboxes: Vec<MailboxName>,
+) -> Result<HashSet<MailboxName>, lapin::Error> {
     let mut made = HashSet::new();
-    for some in users.chunks(AT_A_TIME) {
+    for some in mailboxes.chunks(AT_A_TIME) {
         let channel = connection.create_channel().await?;
-        let all = join_all(some.iter().map(|user| declare(&channel, names, bounds, user))).await;
+        let all = join_all(some.iter().map(|name| declare(&channel, names, bounds, name))).await;
         if all.iter().all(Result::is_ok) {
             made.extend(some.iter().cloned());
             channel.close(200, "made".into()).await?;
             continue;
         }
         // Whichever failed took the others with it.
-        for user in some {
-            if make(connection, names, bounds, user).await?.is_ok() {
-                made.insert(user.clone());
+        for name in some {
+            if make(connection, names, bounds, name).await?.is_ok() {
+                made.insert(name.clone());
             }
         }
     }
@@ -52,10 +52,10 @@ async fn make(
     connection: &Object,
     names: &Names,
     bounds: MailboxBounds,
-    user: &UserName,
+    mailbox: &MailboxName,
 ) -> Result<Result<(), lapin::Error>, lapin::Error> {
     let channel = connection.create_channel().await?;
-    match declare(&channel, names, bounds, user).await {
+    match declare(&channel, names, bounds, mailbox).await {
         Ok(()) => Ok(Ok(channel.close(200, "made".into()).await?)),
         // It stands with other bounds: those of an earlier configuration, or of an operator.
         Err(error) if is_code(&error, 406) => Ok(Ok(())),
@@ -68,7 +68,12 @@ async fn make(
 
 /// Classic: what is kept in it is on one node's disk, and a queue that mostly stands empty costs least so. When full it
 /// refuses (`reject-publish`), so that the sender is told.
-async fn declare(channel: &Channel, names: &Names, bounds: MailboxBounds, user: &UserName) -> Result<(), lapin::Error> {
+async fn declare(
+    channel: &Channel,
+    names: &Names,
+    bounds: MailboxBounds,
+    mailbox: &MailboxName,
+) -> Result<(), lapin::Error> {
     let number = |value: u128| AMQPValue::LongLongInt(i64::try_from(value).unwrap_or(i64::MAX));
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
@@ -79,7 +84,7 @@ async fn declare(channel: &Channel, names: &Names, bounds: MailboxBounds, user: 
     arguments.insert("x-message-ttl".into(), number(bounds.age_max.as_millis()));
     arguments.insert("x-expires".into(), number(bounds.idle_max.as_millis()));
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare(names.mailbox(user), options, arguments).await?;
+    channel.queue_declare(names.mailbox(mailbox), options, arguments).await?;
     Ok(())
 }
 
@@ -97,12 +102,13 @@ pub async fn change(
     bounds: MailboxBounds,
     change: &Change,
 ) -> Result<(), lapin::Error> {
-    let (queue, key) = (names.mailbox(&change.user), ShortString::from(change.group.as_str()));
+    let mailbox = MailboxName::of_user(change.user.clone());
+    let (queue, key) = (names.mailbox(&mailbox), ShortString::from(change.group.as_str()));
     if !change.joins {
         let channel = connection.create_channel().await?;
         return channel.queue_unbind(queue, names.groups.clone(), key, FieldTable::default()).await;
     }
-    make(connection, names, bounds, &change.user).await??;
+    make(connection, names, bounds, &mailbox).await??;
     let channel = connection.create_channel().await?;
     let options = QueueBindOptions::default();
     channel.queue_bind(queue, names.groups.clone(), key, options, FieldTable::default()).await?;
@@ -115,7 +121,7 @@ pub async fn change(
 pub async fn take(
     connection: &Object,
     names: &Names,
-    user: &UserName,
+    mailbox: &MailboxName,
     looked_at_max: usize,
     wanted: &Wanted,
 ) -> Result<Vec<Message>, lapin::Error> {
@@ -123,7 +129,7 @@ pub async fn take(
     channel.tx_select().await?;
     let (mut taken, mut tags) = (Vec::new(), Vec::new());
     for _ in 0..looked_at_max {
-        let got = match channel.basic_get(names.mailbox(user), BasicGetOptions::default()).await {
+        let got = match channel.basic_get(names.mailbox(mailbox), BasicGetOptions::default()).await {
             Ok(Some(got)) => got.delivery,
             Ok(None) => break,
             // There is no mailbox.
@@ -131,7 +137,7 @@ pub async fn take(
             Err(error) => return Err(error),
         };
         let tag = got.delivery_tag;
-        match envelope::open_letter(got, names, user) {
+        match envelope::open_letter(got, names, &mailbox.user) {
             Some(message) if !wanted(&message) => {}
             Some(message) => {
                 tags.push(tag);

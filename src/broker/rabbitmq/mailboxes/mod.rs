@@ -5,6 +5,8 @@
 //! warren.groups ────► (key: a group of the user's)
 //! ```
 //!
+//! With `--unread pull` there is a second one, `warren.unread.{user}`, into which a reader puts what came before its user did.
+//!
 //! A mailbox is made when the first message finds none (`to_users` in the publisher) or when its user joins a group, and goes
 //! when nothing was done with it for long (`x-expires`). Whoever makes one says so to every instance, *after* it stands;
 //! an instance looks whether one stands *after* it has begun to hold a user. So one of the two sees the other, and a
@@ -33,7 +35,7 @@ use super::Settings;
 use super::connection::{Endpoints, discard};
 use super::entrance::Entrance;
 use super::topology::Names;
-use crate::broker::{Letter, MailboxBounds, Mailboxes, NotAccepted, Reader, Reading, Wanted};
+use crate::broker::{Letter, MailboxBounds, MailboxName, Mailboxes, NotAccepted, Reader, Reading, Wanted};
 use crate::message::Message;
 use crate::metrics::BrokerMetrics;
 use crate::user::{GroupName, UserName};
@@ -54,7 +56,7 @@ enum Asked {
     /// Somebody may have made mailboxes without our hearing of it.
     LookAgain,
     Change(Change, oneshot::Sender<Result<(), NotAccepted>>),
-    Take(UserName, usize, Wanted, oneshot::Sender<Result<Vec<Message>, NotAccepted>>),
+    Take(MailboxName, usize, Wanted, oneshot::Sender<Result<Vec<Message>, NotAccepted>>),
 }
 
 /// A membership that begins or ends.
@@ -145,13 +147,13 @@ impl Mailboxes for RabbitMailboxes {
 
     fn take(
         &self,
-        user: UserName,
+        mailbox: MailboxName,
         looked_at_max: usize,
         wanted: Wanted,
     ) -> BoxFuture<'_, Result<Vec<Message>, NotAccepted>> {
         Box::pin(async move {
             let (taken, answer) = oneshot::channel();
-            self.ask(Asked::Take(user, looked_at_max, wanted, taken));
+            self.ask(Asked::Take(mailbox, looked_at_max, wanted, taken));
             self.answered(answer).await
         })
     }

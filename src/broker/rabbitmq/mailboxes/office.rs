@@ -22,7 +22,7 @@ use super::{Asked, Held, Readings, State, Supervisor, making};
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::link::{Trouble, is_of_one_channel};
 use crate::broker::rabbitmq::topology::Names;
-use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, NotAccepted};
+use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, MailboxName, NotAccepted};
 use crate::message::now_unix_ms;
 use crate::metrics::{BrokerMetrics, Dropped};
 
@@ -172,10 +172,10 @@ impl Office<'_> {
                     let _ = done.send(outcome.map_err(no_mailbox));
                 });
             }
-            Asked::Take(user, looked_at_max, wanted, taken) => {
+            Asked::Take(mailbox, looked_at_max, wanted, taken) => {
                 let (connection, names) = (self.connection.clone(), self.names.clone());
                 self.beside(async move {
-                    let outcome = making::take(&connection, &names, &user, looked_at_max, &wanted).await;
+                    let outcome = making::take(&connection, &names, &mailbox, looked_at_max, &wanted).await;
                     let _ = taken.send(outcome.map_err(no_mailbox));
                 });
             }
@@ -212,7 +212,7 @@ impl Office<'_> {
                 continue;
             };
             one.state = State::Looking;
-            let (looks, queue) = (self.looks.clone(), self.names.mailbox(&one.user));
+            let (looks, queue) = (self.looks.clone(), self.names.mailbox(&MailboxName::of_user(one.user.clone())));
             self.under_way.push(Box::pin(async move {
                 let options = BasicPublishOptions { mandatory: true, ..Default::default() };
                 let confirm =
@@ -263,7 +263,7 @@ impl Office<'_> {
         }
         one.state = State::Consuming;
         one.first = Some(Vec::new());
-        let (letters, queue) = (self.letters.clone(), self.names.mailbox(&one.user));
+        let (letters, queue) = (self.letters.clone(), self.names.mailbox(&MailboxName::of_user(one.user.clone())));
         self.under_way.push(Box::pin(async move {
             let options = BasicConsumeOptions::default();
             let consumer = letters.basic_consume(queue, tag(number), options, FieldTable::default()).await?;
