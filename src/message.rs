@@ -49,6 +49,13 @@ pub enum Target {
     Peer(InstanceName),
 }
 
+impl Target {
+    /// Whether instances speak to each other: no client said it, and none hears it.
+    pub fn is_between_instances(&self) -> bool {
+        matches!(self, Target::Peers | Target::Peer(_))
+    }
+}
+
 /// A message's identity, given by its publisher and kept by every copy of it. At most 255 bytes (an AMQP short string).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MessageId(Box<str>);

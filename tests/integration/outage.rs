@@ -76,8 +76,8 @@ async fn stands_once(node: &PrivateNode, instances: &[Instance]) {
         let of_own: Vec<_> = bindings.iter().filter(|row| !row[0].is_empty()).collect();
         let touches = |name: &str| of_own.iter().filter(|row| row.iter().any(|cell| cell == name)).count();
         node.list(&["list_queues", "name"]).await.len() == instances.len()
-            && of_own.len() == 4 * instances.len()
-            && instances.iter().all(|instance| touches(instance.name.as_str()) == 4)
+            && of_own.len() == 5 * instances.len()
+            && instances.iter().all(|instance| touches(instance.name.as_str()) == 5)
     })
     .await;
 }

@@ -17,12 +17,12 @@ use warren::instance::{Incarnation, InstanceName};
 use warren::interest::Interest;
 use warren::message::{Message, MessageIds, PayloadKind, Target};
 use warren::metrics::{BrokerMetrics, Metrics, PresenceMetrics};
-use warren::presence::Presence;
+use warren::presence::{Presence, SILENCE_MAX};
 use warren::session::{Channel, Limits, NotAdmitted, Sessions, SlowReader};
 use warren::user::UserName;
 
 use crate::contract::contract;
-use crate::support::broker::Alien;
+use crate::support::broker::{Alien, Cluster, PrivateNode};
 use crate::support::client::get_json;
 use crate::support::instance::{Carrier, Instance, config};
 use crate::support::json::JsonClient;
@@ -201,7 +201,7 @@ async fn an_instance_that_stops_is_gone_at_once(carrier: Carrier) {
     // It has said so: nobody needs to wait until it is silent for long enough.
     let began = std::time::Instant::now();
     eventually("it is gone", || async { instances_known_to(&instances[0]).await == 1 }).await;
-    assert!(began.elapsed() < warren::presence::SILENCE_MAX / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() < SILENCE_MAX / 2, "{:?}", began.elapsed());
 }
 
 async fn who_asks_hears_of_users(carrier: Carrier) {
@@ -348,4 +348,39 @@ async fn a_session_of_a_user_counts_from_its_opening_until_it_is_dropped() {
     let third = open(Some(identity)).expect("there is room again");
     drop((second, third));
     assert!(here().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_restarts_empties_no_room() {
+    let node = PrivateNode::start("presence").await;
+    let cluster = Cluster::at(node.url.clone());
+    let instances = [Instance::join(config(), &cluster).await, Instance::join(config(), &cluster).await];
+    know_each_other(&instances).await;
+    node.stop().await;
+    for instance in &instances {
+        instance.unready().await;
+        assert_eq!(instances_known_to(instance).await, 2);
+    }
+    // For longer than silence is borne with at other times.
+    let began = std::time::Instant::now();
+    eventually("as long as that", || async { began.elapsed() > SILENCE_MAX }).await;
+    node.restart().await;
+    for instance in &instances {
+        instance.ready().await;
+        assert_eq!(instances_known_to(instance).await, 2);
+    }
+    // They hear each other again, and nobody was dropped meanwhile.
+    for instance in &instances {
+        let body = get(instance, "/api/presence").await;
+        assert_eq!(body["instances"].as_array().map(Vec::len), Some(2));
+        assert_eq!(instance.metrics().value("warren_presence_instances_dropped_total").await, 0.0);
+    }
+    eventually("both answer again", || async {
+        get(&instances[0], "/api/presence").await["silent"] == json!([])
+            && get(&instances[1], "/api/presence").await["silent"] == json!([])
+    })
+    .await;
+    for instance in &instances {
+        assert_eq!(instance.metrics().value("warren_presence_instances_dropped_total").await, 0.0);
+    }
 }

@@ -19,7 +19,7 @@ use super::source::Batch;
 use super::topology::Names;
 use crate::broker::{Arrivals, WORD_BYTES_MAX};
 use crate::instance::Incarnation;
-use crate::message::{Message, Target};
+use crate::message::Message;
 use crate::metrics::{BrokerMetrics, Dropped};
 use crate::place::{Delivered, Gap, Partition, Place, Position, Reading, Scope};
 use crate::topic::TopicKey;
@@ -378,10 +378,7 @@ impl Intake {
     }
 
     fn fits(&self, message: &Message) -> bool {
-        let bytes_max = match message.target {
-            Target::Peers | Target::Peer(_) => WORD_BYTES_MAX,
-            _ => self.message_bytes_max,
-        };
+        let bytes_max = if message.target.is_between_instances() { WORD_BYTES_MAX } else { self.message_bytes_max };
         message.payload.len() <= bytes_max
     }
 

@@ -332,8 +332,10 @@ impl PublishingLink {
         channel: &Channel,
         entry: &Entry,
     ) -> impl Future<Output = lapin::Result<PublisherConfirm>> + Send + use<> {
-        self.metrics.published(1);
-        self.metrics.republished(u64::from(entry.handed_over > 0));
+        if !entry.message.target.is_between_instances() {
+            self.metrics.published(1);
+            self.metrics.republished(u64::from(entry.handed_over > 0));
+        }
         let (exchange, key) = envelope::address(&self.names, &entry.message.target);
         let properties = envelope::properties(&entry.message, &self.incarnation, entry.number);
         // Mandatory: RabbitMQ confirms what nobody is bound to receive; only the return tells. (For a moment after a restart
@@ -380,7 +382,7 @@ impl PublishingLink {
         for (entry, confirmation) in settled {
             match confirmation {
                 Confirmation::Ack(None) => {
-                    self.metrics.confirmed(1);
+                    self.metrics.confirmed(u64::from(!entry.message.target.is_between_instances()));
                     spool.confirm(entry);
                 }
                 Confirmation::Ack(Some(_returned)) => {
@@ -422,7 +424,7 @@ impl PublishingLink {
         for verdict in self.to_users.settle(settled, &self.metrics) {
             match verdict {
                 Verdict::Confirmed(entry) => {
-                    self.metrics.confirmed(1);
+                    self.metrics.confirmed(u64::from(!entry.message.target.is_between_instances()));
                     spool.confirm(entry);
                 }
                 Verdict::Refused(entry, why) => refuse(entry, why),

@@ -232,9 +232,10 @@ impl Spool {
         self.stopping && self.waiting.is_empty()
     }
 
-    /// Puts back what was taken with [`Spool::next`], in the same order.
+    /// Puts back what was taken with [`Spool::next`], in the same order. What instances tell each other is dropped: by the
+    /// time it could be heard they have told more.
     pub fn put_back(&mut self, entries: impl DoubleEndedIterator<Item = Entry>) {
-        for entry in entries.rev() {
+        for entry in entries.rev().filter(|entry| !entry.message.target.is_between_instances()) {
             self.waiting.lane_of(&entry).push_front(entry);
         }
     }
