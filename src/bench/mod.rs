@@ -10,6 +10,7 @@ mod check;
 pub(crate) mod client;
 pub(crate) mod interrupt;
 pub(crate) mod load;
+mod mailboxes;
 pub(crate) mod marker;
 mod measure;
 mod options;
@@ -64,6 +65,10 @@ pub fn run(task: Task) -> anyhow::Result<ExitCode> {
             let figures = presence::run(&options, &Interrupt::listen()?)?;
             print!("{}", figures.markdown());
             options.json.as_deref().map_or(Ok(()), |path| report::write(path, &format!("{:#}\n", figures.json())))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Mailboxes(options) => {
+            print!("{}", mailboxes::run(&options, &Interrupt::listen()?)?.markdown());
             Ok(ExitCode::SUCCESS)
         }
         Task::Suite(options) => {

@@ -10,7 +10,7 @@ use super::measure::SETTLE;
 use super::payload::Content;
 use super::server::{Kind, Own, floor};
 use super::target::Target;
-use super::{presence, topics};
+use super::{mailboxes, presence, topics};
 use crate::config::BrokerUri;
 
 /// The longest phase that may be asked for.
@@ -53,6 +53,8 @@ pub enum Task {
     Topics(Box<topics::Options>),
     /// Measure what knowing many users costs.
     Presence(Box<presence::Options>),
+    /// Measure what keeping messages for who is away costs.
+    Mailboxes(mailboxes::Options),
     /// Be the floor for a measurement, with so many frames in each write.
     Floor { frames: usize },
 }
@@ -130,6 +132,7 @@ pub fn declare(command: clap::Command) -> clap::Command {
         )
         .subcommand(topics::declare(clap::Command::new(topics::COMMAND)))
         .subcommand(presence::declare(clap::Command::new(presence::COMMAND)))
+        .subcommand(mailboxes::declare(clap::Command::new(mailboxes::COMMAND)))
         .args(work_arguments().map(|argument| argument.help_heading("Work")))
         .args(server_arguments().map(|argument| argument.help_heading("Servers")))
         .args(report_arguments().map(|argument| argument.help_heading("Report")))
@@ -301,6 +304,9 @@ pub fn read(matches: &ArgMatches) -> Result<Task, Conflict> {
     }
     if let Some((presence::COMMAND, matches)) = matches.subcommand() {
         return presence::read(matches).map(|options| Task::Presence(Box::new(options)));
+    }
+    if let Some((mailboxes::COMMAND, matches)) = matches.subcommand() {
+        return mailboxes::read(matches).map(Task::Mailboxes);
     }
     let options = Box::new(options(matches)?);
     Ok(if matches.get_flag("suite") { Task::Suite(options) } else { Task::Measure(options) })
