@@ -126,6 +126,7 @@ impl App {
             Arc::new(presence.clone()),
             Duration::from_millis(self.config.letter_ack_timeout_ms),
             self.config.unread,
+            self.metrics.letters.clone(),
         );
         let verifier = identification::verifier(&self.config)?;
         let sessions = Sessions::new(

@@ -8,6 +8,7 @@
 mod broker;
 mod http;
 mod hub;
+mod letters;
 mod presence;
 mod sessions;
 
@@ -22,6 +23,7 @@ use prometheus_client::registry::Registry;
 pub use broker::{BrokerMetrics, Direction, Dropped};
 pub use http::HttpMetrics;
 pub use hub::HubMetrics;
+pub use letters::LetterMetrics;
 pub use presence::PresenceMetrics;
 pub use sessions::{Cut, REFUSALS, SessionMetrics};
 
@@ -42,6 +44,7 @@ pub struct Metrics {
     pub hub: HubMetrics,
     pub broker: BrokerMetrics,
     pub presence: PresenceMetrics,
+    pub letters: LetterMetrics,
     registry: Arc<Registry>,
 }
 
@@ -62,11 +65,13 @@ impl Metrics {
         let http = HttpMetrics::default();
         let presence = PresenceMetrics::default();
         presence.register(registry.sub_registry_with_prefix("presence"));
+        let letters = LetterMetrics::default();
+        letters.register(registry.sub_registry_with_prefix("letters"));
         http.register(registry.sub_registry_with_prefix("http"));
         sessions.register(&mut registry);
         hub.register(&mut registry);
         broker.register(registry.sub_registry_with_prefix("broker"));
-        Metrics { sessions, http, hub, broker, presence, registry: Arc::new(registry) }
+        Metrics { sessions, http, hub, broker, presence, letters, registry: Arc::new(registry) }
     }
 
     /// Everything as text, in the format of [`CONTENT_TYPE`].

@@ -87,6 +87,7 @@ impl Conversation {
                 let renewed = session.renew(token.as_str()).await;
                 renewed.map_err(|reason| Refusal::new(id.clone(), ErrorCode::NotAuthenticated, reason))?;
                 self.end_what_is_not_allowed(session).await;
+                session.join_groups().await.map_err(|why| Refusal::new(id.clone(), code(why), why))?;
                 id
             }
             Request::Ping { id } => {

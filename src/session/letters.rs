@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
+use crate::broker::NotAccepted;
 use crate::cursor::Cursor;
 use crate::hub::encode_one;
 use crate::identity::Role;
@@ -59,6 +60,14 @@ impl Session {
     pub(super) fn end_letters(&self) {
         if let Some(user) = self.addressee() {
             self.sessions.users().leave(&user, self.id.0);
+        }
+    }
+
+    /// Has its user belong to the groups that the token names.
+    pub(super) async fn join_groups(&self) -> Result<(), NotAccepted> {
+        match self.identity() {
+            Some(identity) => self.sessions.users().join_all(&identity.user, &identity.groups).await,
+            None => Ok(()),
         }
     }
 

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use super::Whereabouts;
 use crate::broker::{Broker, Letter, NotAccepted, Receipt, Settle};
 use crate::instance::InstanceName;
-use crate::message::Message;
+use crate::message::{Message, Target};
+use crate::metrics::LetterMetrics;
 
 /// One message to one instance.
 pub struct Copy {
@@ -21,13 +22,19 @@ pub struct Copy {
 pub struct Copies;
 
 impl Copies {
-    pub fn start(broker: Arc<dyn Broker>, whereabouts: Arc<dyn Whereabouts>) -> mpsc::UnboundedSender<Copy> {
+    pub fn start(
+        broker: Arc<dyn Broker>,
+        whereabouts: Arc<dyn Whereabouts>,
+        metrics: LetterMetrics,
+    ) -> mpsc::UnboundedSender<Copy> {
         // Bounded by what readers may hold: each letter waits for its copies.
         let (copies, mut waiting) = mpsc::unbounded_channel::<Copy>();
         tokio::spawn(async move {
             while let Some(Copy { instance, message, told }) = waiting.recv().await {
-                let receipt = Receipt::to(Arc::new(Noticing { instance, whereabouts: whereabouts.clone(), told }));
-                broker.publish(message, receipt).await;
+                let is_copy = matches!(message.target, Target::UserAt(..));
+                let (whereabouts, metrics) = (whereabouts.clone(), is_copy.then(|| metrics.clone()));
+                let noticing = Noticing { instance, whereabouts, metrics, told };
+                broker.publish(message, Receipt::to(Arc::new(noticing))).await;
             }
         });
         copies
@@ -38,11 +45,16 @@ impl Copies {
 struct Noticing {
     instance: InstanceName,
     whereabouts: Arc<dyn Whereabouts>,
+    /// What counts it, if it is a copy.
+    metrics: Option<LetterMetrics>,
     told: Arc<dyn Settle>,
 }
 
 impl Settle for Noticing {
     fn settled(&self, outcome: Result<(), NotAccepted>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.copied(outcome.is_ok());
+        }
         if outcome == Err(NotAccepted::NoInstance) {
             self.whereabouts.is_gone(&self.instance);
         }

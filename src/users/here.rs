@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Recipient, Unread, Users};
 use crate::broker::{Letter, NotAccepted, Reader, Reading, Settle};
 use crate::message::{Message, MessageId, Target, now_unix_ms};
+use crate::metrics::LetterMetrics;
 use crate::user::UserName;
 
 pub struct Here {
@@ -17,6 +18,7 @@ pub struct Here {
     users: Weak<Users>,
     /// When the first session began, in milliseconds of Unix time.
     since_ms: u64,
+    metrics: LetterMetrics,
     state: Mutex<State>,
 }
 
@@ -80,7 +82,13 @@ impl Settle for CopyOf {
 
 impl Here {
     pub fn new(user: UserName, users: &Arc<Users>) -> Arc<Here> {
-        Arc::new(Here { user, users: Arc::downgrade(users), since_ms: now_unix_ms(), state: Mutex::default() })
+        Arc::new(Here {
+            user,
+            users: Arc::downgrade(users),
+            since_ms: now_unix_ms(),
+            metrics: users.metrics.clone(),
+            state: Mutex::default(),
+        })
     }
 
     /// A session more. False if the last has gone, and this with it.
@@ -134,6 +142,7 @@ impl Here {
         state.last += 1;
         let (number, message) = (state.last, letter.message.clone());
         state.seats.iter().for_each(|seat| seat.recipient.give(&message));
+        self.metrics.given();
         let told: Arc<dyn Settle> = Arc::new(CopyOf { here: self.clone(), generation, number });
         let copies = self.users.upgrade().map_or(0, |users| users.copy_to_others(&self.user, &message, &told));
         let (since, is_acknowledged) = (Instant::now(), false);
@@ -154,7 +163,7 @@ impl Here {
         for held in state.held.iter_mut().filter(|held| held.message.id.as_ref() == Some(message)) {
             held.is_acknowledged = true;
         }
-        state.forget_done();
+        state.forget_done(&self.metrics);
         if state.is_deaf {
             self.read(&mut state);
         }
@@ -166,7 +175,7 @@ impl Here {
         for held in state.held.iter_mut().filter(|held| held.number <= letter) {
             held.is_acknowledged = true;
         }
-        state.forget_done();
+        state.forget_done(&self.metrics);
         if let Some(seat) = state.seats.iter_mut().find(|seat| seat.recipient.number() == recipient) {
             seat.is_proving = false;
         }
@@ -185,7 +194,7 @@ impl Here {
         if let Some(held) = state.held.iter_mut().find(|held| held.number == number) {
             held.copies = held.copies.saturating_sub(1);
         }
-        state.forget_done();
+        state.forget_done(&self.metrics);
     }
 
     /// Gives back what nobody has acknowledged for so long: somebody else may.
@@ -195,6 +204,7 @@ impl Here {
         if !state.held.iter().any(is_late) {
             return;
         }
+        self.metrics.given_back(state.held.len());
         state.stop();
         state.is_deaf = true;
         state.seats.iter().for_each(|seat| seat.recipient.tell_unacknowledged());
@@ -207,10 +217,12 @@ impl Here {
 
 impl State {
     /// Acknowledges to the mailbox what somebody has and everybody was sent.
-    fn forget_done(&mut self) {
+    fn forget_done(&mut self, metrics: &LetterMetrics) {
         for held in &mut self.held {
-            if held.is_acknowledged && held.copies == 0 {
-                held.letter.take().into_iter().for_each(Letter::acknowledge);
+            let is_done = held.is_acknowledged && held.copies == 0;
+            if is_done && let Some(letter) = held.letter.take() {
+                letter.acknowledge();
+                metrics.acknowledged();
             }
         }
         self.held.retain(|held| held.letter.is_some());

@@ -24,6 +24,7 @@ pub use unread::{UnknownUnread, Unread};
 use crate::broker::{Broker, Letter, MailboxName, Mailboxes, NotAccepted, Receipt, Settle, Wanted};
 use crate::instance::InstanceName;
 use crate::message::{Message, MessageId, Target};
+use crate::metrics::LetterMetrics;
 use crate::user::{GroupName, UserName};
 use copies::{Copies, Copy};
 use here::Here;
@@ -83,6 +84,7 @@ pub struct Users {
     acknowledgement_timeout: Duration,
     unread: Unread,
     joined: DashMap<UserName, Joined>,
+    metrics: LetterMetrics,
 }
 
 /// The groups to which a user was seen to belong.
@@ -106,8 +108,9 @@ impl Users {
         whereabouts: Arc<dyn Whereabouts>,
         acknowledgement_timeout: Duration,
         unread: Unread,
+        metrics: LetterMetrics,
     ) -> Arc<Users> {
-        let copies = Copies::start(broker, whereabouts.clone());
+        let copies = Copies::start(broker, whereabouts.clone(), metrics.clone());
         let here = DashMap::new();
         Arc::new(Users {
             own,
@@ -118,6 +121,7 @@ impl Users {
             acknowledgement_timeout,
             unread,
             joined: DashMap::new(),
+            metrics,
         })
     }
 
@@ -224,6 +228,7 @@ impl Users {
 
     /// Has a letter wait until its user asks for it.
     fn set_aside(&self, user: &UserName, letter: Letter) {
+        self.metrics.set_aside();
         let message = Message { target: Target::Unread(user.clone()), ..letter.message.clone() };
         self.copy(Copy { instance: self.own.clone(), message, told: copies::Aside::of(letter) });
     }

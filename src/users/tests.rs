@@ -136,6 +136,7 @@ impl World {
             map.clone(),
             Duration::from_secs(60),
             Unread::Push,
+            LetterMetrics::default(),
         );
         World { mailboxes, elsewhere, map, users }
     }

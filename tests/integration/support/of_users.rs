@@ -6,6 +6,7 @@ use std::time::Duration;
 use warren::broker::memory::MemoryMailboxes;
 use warren::broker::{Broker, MailboxBounds};
 use warren::message::MessageIds;
+use warren::metrics::LetterMetrics;
 use warren::presence::Presence;
 use warren::session::OfUsers;
 use warren::users::{Unread, Users};
@@ -16,5 +17,9 @@ pub fn of_users(ids: &MessageIds, broker: Arc<dyn Broker>, presence: Presence) -
     let bounds = MailboxBounds { messages_max: 10, bytes_max: 1000, age_max: day, idle_max: day };
     let mailboxes = Arc::new(MemoryMailboxes::start(bounds));
     let (own, whereabouts) = (ids.incarnation().name().clone(), Arc::new(presence.clone()));
-    OfUsers { verifier: None, presence, users: Users::start(own, broker, mailboxes, whereabouts, day, Unread::Push) }
+    OfUsers {
+        verifier: None,
+        presence,
+        users: Users::start(own, broker, mailboxes, whereabouts, day, Unread::Push, LetterMetrics::default()),
+    }
 }

@@ -13,6 +13,7 @@ use crate::broker::{Broker, Link, LinkState};
 use crate::http::api::ApiLimits;
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{MessageIds, PayloadKind, Target};
+use crate::metrics::LetterMetrics;
 use crate::users::{Alone, Unread, Users};
 
 /// What the broker does with one message.
@@ -94,7 +95,8 @@ fn api(does: &[Does]) -> (Api, Arc<Puppet>) {
     let day = Duration::from_secs(86_400);
     let bounds = MailboxBounds { messages_max: 1, bytes_max: 1, age_max: day, idle_max: day };
     let (own, mailboxes) = (ids.incarnation().name().clone(), Arc::new(MemoryMailboxes::start(bounds)));
-    let users = Users::start(own, puppet.clone(), mailboxes, Arc::new(Alone), day, Unread::Push);
+    let users =
+        Users::start(own, puppet.clone(), mailboxes, Arc::new(Alone), day, Unread::Push, LetterMetrics::default());
     (Api::new(puppet.clone(), users, ids, LIMITS), puppet)
 }
 
