@@ -10,6 +10,9 @@ use crate::user::{GroupName, UserName};
 /// Bytes of an idempotency key: room for any identifier, and it fits an AMQP short string.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 200;
 
+/// Bytes of what a message says to be about.
+pub const SUBJECT_BYTES_MAX: usize = 255;
+
 /// A message's terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
@@ -45,7 +48,7 @@ impl Terms {
 
     /// What stands for all repetitions of the message; `None` if it has none.
     pub fn fingerprint(&self, target: &Target) -> Option<Fingerprint> {
-        self.idempotency_key.as_ref().map(|key| key.for_target(target))
+        self.idempotency_key.as_ref().map(|key| key.of(self.from.as_ref(), target))
     }
 }
 
@@ -61,6 +64,11 @@ impl IdempotencyKey {
     }
 
     pub fn for_target(&self, target: &Target) -> Fingerprint {
+        self.of(None, target)
+    }
+
+    /// The same of a message that a user says: each has keys of their own.
+    fn of(&self, from: Option<&UserName>, target: &Target) -> Fingerprint {
         let (kind, name) = match target {
             Target::Broadcast => ("broadcast", ""),
             Target::Topic(topic) => ("topic", topic.as_str()),
@@ -73,7 +81,8 @@ impl IdempotencyKey {
             Target::Peer(name) => ("peer", name.as_str()),
         };
         // None of the parts can have a line feed.
-        let digest = Sha256::digest(format!("{kind}\n{name}\n{}", self.as_str()));
+        let from = from.map_or_else(String::new, |from| format!("\n{from}"));
+        let digest = Sha256::digest(format!("{kind}\n{name}\n{}{from}", self.as_str()));
         let mut half = [0; 16];
         half.copy_from_slice(&digest[..16]);
         Fingerprint(half)
@@ -117,6 +126,13 @@ mod tests {
             assert_ne!(one, other);
         }
         assert_ne!(key("1").for_target(&Target::Broadcast), one);
+        let said_by = |user: Option<&str>| {
+            let from = user.map(|user| UserName::parse(user).unwrap());
+            Terms { idempotency_key: Some(key("1")), from, ..Terms::default() }.fingerprint(&topic("a")).unwrap()
+        };
+        assert!(
+            said_by(None) == one && said_by(Some("alice")) != one && said_by(Some("alice")) != said_by(Some("bob"))
+        );
         assert_eq!(one.to_string().len(), 32);
     }
 

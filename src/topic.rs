@@ -157,6 +157,9 @@ impl Pattern {
 
     /// Whether the topic is one of those that are meant.
     pub fn matches(&self, topic: &Topic) -> bool {
+        if topic.is_reserved() && !self.is_reserved() {
+            return false;
+        }
         let pattern: Vec<Word<'_>> = self.words().collect();
         let words: Vec<&str> = topic.words().collect();
         are_matched(&pattern, &words)
@@ -165,7 +168,12 @@ impl Pattern {
     /// Whether every topic that `inner` matches is matched by this one, too. "No" where that is not seen to be so: of
     /// patterns with several `#` some "no" could be a "yes".
     pub fn contains(&self, inner: &Pattern) -> bool {
-        are_contained(&in_order(self), &in_order(inner))
+        self.is_reserved() == inner.is_reserved() && are_contained(&in_order(self), &in_order(inner))
+    }
+
+    /// Whether it matches topics that the server alone speaks on. A wildcard as the first word does not.
+    pub fn is_reserved(&self) -> bool {
+        matches!(self.words().next(), Some(Word::Literal(first)) if first == OWN)
     }
 
     /// Its words, wildcards among them.

@@ -26,6 +26,7 @@ use super::upgrade::Successor;
 use super::{Site, origin};
 use crate::config::AllowedOrigins;
 use crate::cursor::{Cursor, NotACursor};
+use crate::identity::may_hear;
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::session::{Channel, NoResumption, NotAdmitted, Start, WILDCARDS_MAX};
 use crate::topic::{InvalidTopic, Pattern};
@@ -145,7 +146,7 @@ async fn open(
         return Err(Refusal::NotAttached);
     }
     let identity = site.identities.of_session(headers, query).await.map_err(Refusal::Unauthorized)?;
-    if identity.as_ref().is_some_and(|identity| !identity.rights.may_hear(&patterns, broadcast)) {
+    if !may_hear(identity.as_deref(), site.identities.verifier.is_some(), &patterns, broadcast) {
         return Err(Refusal::Forbidden);
     }
     if let Some(successor) = successor {

@@ -19,7 +19,7 @@ use super::identities::Unauthorized;
 use super::replay::{self, NotReplayed};
 use super::topic::{self, NotATopic};
 use super::{Site, origin};
-use crate::identity::Rights;
+use crate::identity::{self, Identity};
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::protocol::extensions::{self, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
@@ -138,7 +138,7 @@ async fn open(
         return Err(Refusal::NotAttached);
     }
     let identity = site.identities.of_session(headers, query).await.map_err(Refusal::Unauthorized)?;
-    if identity.as_ref().is_some_and(|identity| !may_hear(&identity.rights, &channel)) {
+    if !may_hear(identity.as_deref(), site.identities.verifier.is_some(), &channel) {
         return Err(Refusal::Forbidden);
     }
     let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
@@ -170,15 +170,16 @@ async fn open(
     Ok(response.body("").into_response())
 }
 
-/// Whether the token grants what is heard from the start.
-fn may_hear(rights: &Rights, channel: &Channel) -> bool {
-    match channel {
-        Channel::Topic(pattern) | Channel::Since(Some(pattern), _) => rights.may_subscribe(pattern),
-        Channel::Broadcast(_) | Channel::Since(None, _) => rights.may_hear_broadcast(),
-        Channel::Events { patterns, broadcast, .. } => rights.may_hear(patterns, *broadcast),
+/// Whether what is heard from the start may be.
+fn may_hear(identity: Option<&Identity>, there_are_tokens: bool, channel: &Channel) -> bool {
+    let (patterns, broadcast) = match channel {
+        Channel::Topic(pattern) | Channel::Since(Some(pattern), _) => (std::slice::from_ref(pattern), false),
+        Channel::Broadcast(_) | Channel::Since(None, _) => (&[][..], true),
+        Channel::Events { patterns, broadcast, .. } => (&patterns[..], *broadcast),
         // Each request is looked at by itself.
-        Channel::Requests => true,
-    }
+        Channel::Requests => return true,
+    };
+    identity::may_hear(identity, there_are_tokens, patterns, broadcast)
 }
 
 /// What the client wants to hear.

@@ -42,9 +42,10 @@ async fn try_send<B: Buf>(
     headers: &HeaderMap,
     stream: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Result<Response, Problem> {
-    let sender = match site.access.requester(headers).await? {
-        Requester::User(identity) => identity.user.to_string(),
-        Requester::Key(owner) => owner,
+    let (sender, from) = match site.access.requester(headers).await? {
+        Requester::User(identity) => (identity.user.to_string(), Some(identity.user.clone())),
+        // A key's name is nobody's.
+        Requester::Key(owner) => (owner, None),
         Requester::Local => {
             return Err(Problem::new(ProblemKind::Unauthorized, "The sender is who is signed in: bring a token."));
         }
@@ -58,7 +59,6 @@ async fn try_send<B: Buf>(
     let receiver =
         UserName::parse(receiver).map_err(|reason| Problem::new(ProblemKind::BadName, format!("{reason}.")))?;
     let payload = json!({ "content": format!("{sender} say: {text}") }).to_string();
-    let from = UserName::parse(&sender).ok();
     let outcome = site.api.write(Target::User(receiver), PayloadKind::Text, payload.into(), from, destination).await?;
     Ok(outcome.map_or_else(
         || http::Response::builder().header(CONTENT_TYPE, "text/plain; charset=utf-8").body("ok").into_response(),
@@ -96,8 +96,8 @@ async fn try_pull<B: Buf>(
         .ok_or_else(|| Problem::new(ProblemKind::InvalidMessage, "The field \"destination\" is missing."))?;
     let is_wanted = move |message: &Message| {
         let subject = message.terms.as_ref().and_then(|terms| terms.subject.as_deref());
-        // What says nothing is about whatever is asked for first.
-        subject.is_none_or(|subject| subject == destination)
+        // What says nothing is about whatever is asked for first; what is no text cannot be answered here.
+        message.kind == PayloadKind::Text && subject.is_none_or(|subject| subject == destination)
     };
     let users = site.sessions.users();
     let taken = users.take_unread(&identity.user, TAKEN_MAX, Box::new(is_wanted)).await;

@@ -183,8 +183,15 @@ impl Trie {
         }
         let [mut before, mut after] = std::mem::take(&mut self.states);
         self.begin_walk(&mut before);
-        self.enter(ROOT, &mut before);
-        for word in topic.words() {
+        let mut words = topic.words();
+        if topic.is_reserved() {
+            // No wildcard stands for its first word.
+            let first = words.next().and_then(|first| self.nodes[ROOT].literals.get(first).copied());
+            first.into_iter().for_each(|first| self.enter(first, &mut before));
+        } else {
+            self.enter(ROOT, &mut before);
+        }
+        for word in words {
             self.begin_walk(&mut after);
             for &state in &before {
                 let node = &self.nodes[state];

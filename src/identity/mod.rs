@@ -89,6 +89,10 @@ impl Role {
 impl Rights {
     /// Whether everything that the pattern can match may be heard.
     pub fn may_subscribe(&self, pattern: &Pattern) -> bool {
+        if pattern.is_reserved() {
+            // There the server tells who is here.
+            return self.has(Role::Presence);
+        }
         self.subscribe.grants(pattern)
     }
 
@@ -147,3 +151,12 @@ impl Topics {
 
 #[cfg(test)]
 mod tests;
+
+/// Whether a session may hear all of these, and the broadcast if that is asked for. Who is nobody may hear everything but
+/// who is here, and that too where nobody has a token.
+pub fn may_hear(identity: Option<&Identity>, there_are_tokens: bool, patterns: &[Pattern], broadcast: bool) -> bool {
+    match identity {
+        Some(identity) => identity.rights.may_hear(patterns, broadcast),
+        None => !there_are_tokens || !patterns.iter().any(Pattern::is_reserved),
+    }
+}

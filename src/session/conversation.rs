@@ -14,6 +14,7 @@ use super::Session;
 use crate::broker::{NotAccepted, Receipt, Settle};
 use crate::cursor::Cursor;
 use crate::hub::{Expected, Membership, Wish};
+use crate::identity::may_hear;
 use crate::inbound::Inbound;
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::message::{MessageId, PayloadKind, Target};
@@ -114,7 +115,8 @@ impl Conversation {
         {
             return Err((ErrorCode::NoResumption, reason.to_string()));
         }
-        if !session.may(|rights| rights.may_hear(&selection.patterns, selection.broadcast)) {
+        let there_are_tokens = session.sessions.verifier().is_some();
+        if !may_hear(session.identity().as_deref(), there_are_tokens, &selection.patterns, selection.broadcast) {
             return Err((
                 ErrorCode::Forbidden,
                 "the token does not allow to hear this; nothing was subscribed".to_owned(),

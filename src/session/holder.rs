@@ -17,6 +17,8 @@ pub(super) struct Holder {
     identity: RwLock<Arc<Identity>>,
     /// That the end is near.
     told: AtomicBool,
+    /// A ping behind letters is not answered.
+    proving: AtomicBool,
 }
 
 /// Why somebody is not renewed.
@@ -32,7 +34,16 @@ pub(super) enum NotRenewed {
 
 impl Holder {
     pub fn new(identity: Arc<Identity>) -> Holder {
-        Holder { identity: RwLock::new(identity), told: AtomicBool::new(false) }
+        Holder { identity: RwLock::new(identity), told: AtomicBool::new(false), proving: AtomicBool::new(false) }
+    }
+
+    /// Notes whether a ping behind letters is to be answered; says whether one was.
+    pub fn set_proving(&self, is_proving: bool) -> bool {
+        self.proving.swap(is_proving, Ordering::Relaxed)
+    }
+
+    pub fn is_proving(&self) -> bool {
+        self.proving.load(Ordering::Relaxed)
     }
 
     fn current(&self) -> Arc<Identity> {

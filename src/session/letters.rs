@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
+use super::holder::Holder;
 use crate::broker::NotAccepted;
 use crate::cursor::Cursor;
 use crate::hub::encode_one;
@@ -24,16 +25,17 @@ impl Recipient for Session {
         self.id.0
     }
 
+    /// Neither does it make a client too slow, nor is it left out for one: there are only so many without acknowledgement, and
+    /// a ping behind one that was left out would show what is not so.
     fn give(&self, message: &Message) {
-        self.send(&encode_one(message, self.format, &Cursor::default()));
+        self.outbox.replay(&[encode_one(message, self.format, &Cursor::default())]);
     }
 
     fn prove(&self, letter: u64) -> bool {
-        let can = !self.format.is_json();
-        if can {
-            self.send(&frame::ping(&letter.to_be_bytes()));
-        }
-        can
+        let Some(holder) = self.holder().filter(|_| !self.format.is_json()) else { return false };
+        holder.set_proving(true);
+        self.send(&frame::ping(&letter.to_be_bytes()));
+        true
     }
 
     fn tell_unacknowledged(&self) {
@@ -75,6 +77,7 @@ impl Session {
     pub(super) fn heed_proof(&self, payload: &[u8]) {
         if let Some(user) = self.addressee()
             && let Ok(letter) = payload.try_into()
+            && self.holder().is_some_and(|holder| holder.set_proving(false))
         {
             self.sessions.users().proved(&user, self.id.0, u64::from_be_bytes(letter));
         }
@@ -82,7 +85,7 @@ impl Session {
 
     /// Whether a pong may be such an answer: the client did not choose to send it.
     pub(super) fn may_be_proof(&self, payload: &[u8]) -> bool {
-        self.addressee().is_some() && payload.len() == size_of::<u64>()
+        payload.len() == size_of::<u64>() && self.holder().is_some_and(Holder::is_proving)
     }
 
     pub(super) fn heed_acknowledgement(&self, message: &MessageId) {

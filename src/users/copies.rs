@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Whereabouts;
 use crate::broker::{Broker, Letter, NotAccepted, Receipt, Settle};
@@ -16,6 +16,8 @@ pub struct Copy {
     pub message: Message,
     /// Who is told what became of it.
     pub told: Arc<dyn Settle>,
+    /// Its share of the room for what no mailbox bounds.
+    pub _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Hands copies to the broker one after the other, which keeps their order.
@@ -27,10 +29,10 @@ impl Copies {
         whereabouts: Arc<dyn Whereabouts>,
         metrics: LetterMetrics,
     ) -> mpsc::UnboundedSender<Copy> {
-        // Bounded by what readers may hold: each letter waits for its copies.
+        // Bounded by what readers may hold, for each letter waits for its copies, and by the room for the rest.
         let (copies, mut waiting) = mpsc::unbounded_channel::<Copy>();
         tokio::spawn(async move {
-            while let Some(Copy { instance, message, told }) = waiting.recv().await {
+            while let Some(Copy { instance, message, told, _room }) = waiting.recv().await {
                 let is_copy = matches!(message.target, Target::UserAt(..));
                 let (whereabouts, metrics) = (whereabouts.clone(), is_copy.then(|| metrics.clone()));
                 let noticing = Noticing { instance, whereabouts, metrics, told };

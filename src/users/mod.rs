@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub use unread::{UnknownUnread, Unread};
 
@@ -37,6 +37,9 @@ const JOINED_FOR: Duration = Duration::from_secs(600);
 
 /// Users of whom that is remembered; past them all are forgotten.
 const JOINED_MAX: usize = 10_000;
+
+/// Messages for who is connected now that may wait for the broker.
+const UNKEPT_MAX: usize = 1024;
 
 /// One session of a user, as what is kept for the user sees it. Nothing here waits.
 pub trait Recipient: Send + Sync + 'static {
@@ -85,6 +88,8 @@ pub struct Users {
     unread: Unread,
     joined: DashMap<UserName, Joined>,
     metrics: LetterMetrics,
+    /// For what is kept nowhere, on its way to the broker.
+    room: Arc<Semaphore>,
 }
 
 /// The groups to which a user was seen to belong.
@@ -122,6 +127,7 @@ impl Users {
             unread,
             joined: DashMap::new(),
             metrics,
+            room: Arc::new(Semaphore::new(UNKEPT_MAX)),
         })
     }
 
@@ -180,10 +186,15 @@ impl Users {
         if instances.is_empty() {
             return receipt.settle(Err(NotAccepted::NotConnected));
         }
+        let count = u32::try_from(instances.len()).unwrap_or(u32::MAX);
+        let Ok(room) = self.room.clone().try_acquire_many_owned(count) else {
+            return receipt.settle(Err(NotAccepted::SpoolFull));
+        };
+        let room = Arc::new(room);
         let sending = copies::Sending::of(instances.len(), receipt);
         for instance in instances {
             let message = Message { target: Target::UserAt(instance.clone(), user.clone()), ..message.clone() };
-            self.copy(Copy { instance, message, told: sending.clone() });
+            self.copy(Copy { instance, message, told: sending.clone(), _room: Some(room.clone()) });
         }
     }
 
@@ -230,7 +241,7 @@ impl Users {
     fn set_aside(&self, user: &UserName, letter: Letter) {
         self.metrics.set_aside();
         let message = Message { target: Target::Unread(user.clone()), ..letter.message.clone() };
-        self.copy(Copy { instance: self.own.clone(), message, told: copies::Aside::of(letter) });
+        self.copy(Copy { instance: self.own.clone(), message, told: copies::Aside::of(letter), _room: None });
     }
 
     pub fn mailboxes(&self) -> &dyn Mailboxes {
@@ -264,7 +275,7 @@ impl Users {
         let count = others.len();
         for instance in others {
             let message = Message { target: Target::UserAt(instance.clone(), user.clone()), ..message.clone() };
-            self.copy(Copy { instance, message, told: told.clone() });
+            self.copy(Copy { instance, message, told: told.clone(), _room: None });
         }
         count
     }

@@ -20,6 +20,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::envelope;
 use super::link::Trouble;
@@ -72,12 +73,18 @@ impl Entrance {
             channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
         let (outcomes, mut told) = mpsc::unbounded_channel();
         // What failed for a passing reason.
-        let mut failed = BTreeSet::new();
+        let (mut failed, mut retry_at) = (BTreeSet::new(), None);
         loop {
             tokio::select! {
                 biased;
-                Some((tag, outcome)) = told.recv() => self.settle(&channel, tag, outcome, &mut failed).await?,
-                () = tokio::time::sleep(PAUSE), if !failed.is_empty() => {
+                Some((tag, outcome)) = told.recv() => {
+                    self.settle(&channel, tag, outcome, &mut failed).await?;
+                    if !failed.is_empty() {
+                        retry_at.get_or_insert_with(|| Instant::now() + PAUSE);
+                    }
+                }
+                () = until(retry_at), if retry_at.is_some() => {
+                    retry_at = None;
                     // The newest first: each goes back to its place before the others.
                     while let Some(tag) = failed.pop_last() {
                         channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await?;
@@ -136,5 +143,11 @@ impl Entrance {
                 Ok(())
             }
         }
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    if let Some(time) = time {
+        tokio::time::sleep_until(time).await;
     }
 }

@@ -15,7 +15,7 @@ use crate::broker::MailboxName;
 use crate::inbound::SessionName;
 use crate::instance::Incarnation;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
-use crate::terms::{IdempotencyKey, Terms};
+use crate::terms::{IdempotencyKey, SUBJECT_BYTES_MAX, Terms};
 use crate::topic::Topic;
 use crate::user::{GroupName, UserName};
 
@@ -59,6 +59,9 @@ const FROM: &str = "x-warren-from";
 
 /// The header with the group to which something was said.
 const GROUP: &str = "x-warren-group";
+
+/// RabbitMQ's limit of a time to live: what fits 32 bits.
+const EXPIRATION_MS_MAX: u64 = u32::MAX as u64;
 
 /// The header with what a message is about.
 const SUBJECT: &str = "x-warren-subject";
@@ -137,7 +140,11 @@ pub fn properties(message: &Message, incarnation: &Incarnation, number: Option<u
         .with_headers(headers);
     let properties = match message.terms.as_ref().and_then(|terms| terms.expires_ms).filter(|_| is_kept) {
         // RabbitMQ keeps it no longer.
-        Some(expires_ms) => properties.with_expiration(expires_ms.saturating_sub(now_unix_ms()).to_string().into()),
+        Some(expires_ms) => {
+            // More closes the channel; the mailbox's own limit is shorter anyway.
+            let left_ms = expires_ms.saturating_sub(now_unix_ms()).min(EXPIRATION_MS_MAX);
+            properties.with_expiration(left_ms.to_string().into())
+        }
         None => properties,
     };
     match &message.id {
@@ -177,7 +184,7 @@ fn read_terms(headers: &FieldTable, timestamp: Option<u64>) -> Option<Arc<Terms>
         Some(published_ms.saturating_add(ttl_ms))
     });
     let from = text_of(headers, FROM).and_then(|name| UserName::parse(name).ok());
-    let subject = text_of(headers, SUBJECT).map(Into::into);
+    let subject = text_of(headers, SUBJECT).filter(|text| text.len() <= SUBJECT_BYTES_MAX).map(Into::into);
     let group = text_of(headers, GROUP).and_then(|name| GroupName::parse(name).ok());
     let terms = Terms { idempotency_key, expires_ms, from, group, subject };
     (terms != Terms::default()).then(|| Arc::new(terms))

@@ -155,6 +155,7 @@ impl Api {
         let Ok(_turn) = self.under_way.try_acquire() else {
             return Err(Problem::new(ProblemKind::Overloaded, "Nobody gets this message. Send it again."));
         };
+        order::check_subject(subject)?;
         let ApiLimits { message_bytes_max, batch_max, .. } = self.limits;
         let order = Order { from, subject: Some(subject.into()), ..Order::new(target, kind, payload) };
         let order = order.within(OrderLimits { message_bytes_max, batch_max })?;

@@ -15,12 +15,9 @@ use warp::http::HeaderMap;
 
 use super::problem::{Kind, Problem};
 use crate::message::{PayloadKind, Target};
-use crate::terms::IdempotencyKey;
+use crate::terms::{IdempotencyKey, SUBJECT_BYTES_MAX};
 use crate::topic::Topic;
 use crate::user::UserName;
-
-/// Bytes of what a message to somebody says to be about.
-const SUBJECT_BYTES_MAX: usize = 255;
 
 /// The header with the idempotency key of a whole request.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -126,9 +123,7 @@ pub fn letter(
     if !is_kept && matches!(target, Target::Group(_)) {
         return Err(invalid("What is said to a group is kept for each member."));
     }
-    if item.subject.as_ref().is_some_and(|subject| !(1..=SUBJECT_BYTES_MAX).contains(&subject.len())) {
-        return Err(invalid(&format!("A subject has 1 to {SUBJECT_BYTES_MAX} bytes.")));
-    }
+    item.subject.as_deref().map_or(Ok(()), check_subject)?;
     let order = Order::new(target, kind, payload.into());
     Order { ttl_ms: item.ttl_ms, key, from, subject: item.subject, is_kept, ..order }.within(limits)
 }
@@ -143,6 +138,14 @@ fn payload(text: Option<String>, base64: Option<String>) -> Result<(PayloadKind,
         }
         _ => Err(invalid("A message has either \"text\" or \"base64\".")),
     }
+}
+
+/// That a text can be what a message is about.
+pub fn check_subject(subject: &str) -> Result<(), Problem> {
+    if (1..=SUBJECT_BYTES_MAX).contains(&subject.len()) {
+        return Ok(());
+    }
+    Err(Problem::new(Kind::InvalidMessage, format!("A subject has 1 to {SUBJECT_BYTES_MAX} bytes.")))
 }
 
 fn check_ttl(ttl_ms: Option<u64>) -> Result<(), Problem> {
