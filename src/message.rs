@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use crate::inbound::{Inbound, SessionName};
 use crate::instance::{Incarnation, InstanceName};
@@ -73,6 +74,13 @@ impl MessageId {
     /// The same for every repetition, by whichever instance it comes.
     pub fn of_repeatable(message: Fingerprint) -> MessageId {
         MessageId(format!("key-{message}").into())
+    }
+
+    /// Of a message to which nobody gave one: the same whenever it comes again.
+    pub fn of_content(published_ms: u64, payload: &[u8]) -> MessageId {
+        let digest = Sha256::new().chain_update(published_ms.to_be_bytes()).chain_update(payload).finalize();
+        let half: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        MessageId(format!("content-{half}").into())
     }
 
     /// When `incarnation` gave it; `None` if somebody else did.

@@ -145,7 +145,10 @@ impl Office {
                 }
             }
             Asked::Take(mailbox, looked_at_max, wanted, answer) => {
-                let _ = answer.send(self.take(&mailbox, looked_at_max, &wanted));
+                // Who does not wait any more asks again.
+                if !answer.is_closed() {
+                    let _ = answer.send(self.take(&mailbox, looked_at_max, &wanted));
+                }
             }
         }
     }

@@ -232,6 +232,7 @@ impl Intake {
     /// Messages may be missing for good, and nothing else tells: nothing waits for them.
     pub fn interrupted(&mut self) {
         self.tracker.expect_gaps();
+        self.mailboxes.iter().for_each(RabbitMailboxes::look_again);
         self.metrics.possible_gap();
         if self.is_attached {
             self.gaps.insert(Scope::Everything, None);

@@ -14,23 +14,21 @@ pub enum Lane {
     Instances,
     /// What is said to backends.
     Backends,
-    /// What concerns users, and what instances tell each other.
+    /// What is said to users, into their mailboxes.
     Users,
+    /// What instances tell each other, and copies for users whom they hold: it must not wait while mailboxes are made.
+    Peers,
 }
 
 impl Lane {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 
     pub fn of(target: &Target) -> Lane {
         match target {
             Target::Broadcast | Target::Topic(_) | Target::Instance(_) | Target::Session(_) => Lane::Instances,
             Target::Backends(_) => Lane::Backends,
-            Target::User(_)
-            | Target::Unread(_)
-            | Target::Group(_)
-            | Target::UserAt(..)
-            | Target::Peers
-            | Target::Peer(_) => Lane::Users,
+            Target::User(_) | Target::Unread(_) | Target::Group(_) => Lane::Users,
+            Target::UserAt(..) | Target::Peers | Target::Peer(_) => Lane::Peers,
         }
     }
 }
@@ -41,6 +39,7 @@ pub struct Lanes {
     pub instances: bool,
     pub backends: bool,
     pub users: bool,
+    pub peers: bool,
 }
 
 impl Lanes {
@@ -49,7 +48,7 @@ impl Lanes {
     }
 
     fn each(self) -> [bool; Lane::COUNT] {
-        [self.instances, self.backends, self.users]
+        [self.instances, self.backends, self.users, self.peers]
     }
 }
 
@@ -103,8 +102,8 @@ mod tests {
     use crate::message::{Message, PayloadKind};
     use crate::metrics::BrokerMetrics;
 
-    const INSTANCES: Lanes = Lanes { instances: true, backends: false, users: false };
-    const BACKENDS: Lanes = Lanes { instances: false, backends: true, users: false };
+    const INSTANCES: Lanes = Lanes { instances: true, backends: false, users: false, peers: false };
+    const BACKENDS: Lanes = Lanes { instances: false, backends: true, users: false, peers: false };
 
     fn open_spool() -> (Intake, Spool) {
         let bounds = Bounds {

@@ -45,6 +45,12 @@ use crate::place::Partition;
 /// How often each publisher tells how far it is.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Time to make the mailboxes that are wanted.
+const MAKING_MAX: Duration = Duration::from_secs(30);
+
+/// How often a message to a user may be on its way when the link breaks, until it is taken for the reason.
+const HANDED_OVER_MAX: u32 = 5;
+
 /// Pause before what the broker refused is published again: the next try may find a queue or a binding made anew.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -80,6 +86,7 @@ impl Publisher {
             outstanding: Outstanding::default(),
             to_backends: Outstanding::default(),
             to_users: ToUsers::default(),
+            to_peers: Outstanding::default(),
             mailboxes: settings.mailboxes,
             refused: Vec::new(),
             paused_until: None,
@@ -137,18 +144,19 @@ struct Channels {
     instances: Channel,
     backends: Channel,
     users: Channel,
+    peers: Channel,
 }
 
 impl Channels {
     /// Publishing to an exchange that does not exist closes the channel, so the exchanges are declared first.
     async fn open(connection: &Object, names: &Names) -> Result<Channels, lapin::Error> {
         let (instances, backends) = (connection.create_channel().await?, connection.create_channel().await?);
-        let users = connection.create_channel().await?;
+        let (users, peers) = (connection.create_channel().await?, connection.create_channel().await?);
         topology::declare_cluster(&instances, names).await?;
-        for channel in [&instances, &backends, &users] {
+        for channel in [&instances, &backends, &users, &peers] {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
         }
-        Ok(Channels { instances, backends, users })
+        Ok(Channels { instances, backends, users, peers })
     }
 }
 
@@ -170,8 +178,10 @@ struct PublishingLink {
     outstanding: Outstanding,
     /// Of what is said to backends.
     to_backends: Outstanding,
-    /// Of what concerns users.
+    /// Of what is said to users.
     to_users: ToUsers,
+    /// Of what instances tell each other.
+    to_peers: Outstanding,
     mailboxes: MailboxBounds,
     /// What instances should have heard and was nacked or returned, oldest first. While there are any, nothing else is
     /// published to them: what comes later would overtake them.
@@ -205,9 +215,10 @@ impl PublishingLink {
             }
             if let Some(users) = self.to_users.wanted().filter(|_| making.is_none()) {
                 let (names, bounds) = (self.names.clone(), self.mailboxes);
-                making = Some(Box::pin(async move { mailboxes::make_all(connection, &names, bounds, users).await }));
+                let making_all = async move { mailboxes::make_all(connection, &names, bounds, users).await };
+                making = Some(Box::pin(tokio::time::timeout(MAKING_MAX, making_all)));
             }
-            let on_their_way = self.to_backends.len() + self.to_users.outstanding.len();
+            let on_their_way = self.to_backends.len() + self.to_users.outstanding.len() + self.to_peers.len();
             self.metrics.unconfirmed(self.outstanding.entries().count() + on_their_way);
             spool.report(self.oldest());
             let open = self.open_lanes();
@@ -219,8 +230,10 @@ impl PublishingLink {
                 settled = poll_fn(|cx| self.to_users.outstanding.poll_settled(cx)) => {
                     self.settle_to_users(settled?, spool);
                 }
+                settled = poll_fn(|cx| self.to_peers.poll_settled(cx)) => self.settle_to_peers(settled?, spool),
                 made = end_of(&mut making) => {
                     making = None;
+                    let made = made.map_err(|_| Trouble::passing("no mailbox was made in time"))?;
                     self.publish_again(channels, &made?, spool);
                 }
                 moved = self.around.gate.moved() => {
@@ -249,7 +262,11 @@ impl PublishingLink {
 
     /// Nothing is on its way.
     fn is_idle(&self) -> bool {
-        self.outstanding.is_empty() && self.to_backends.is_empty() && self.to_users.is_idle() && self.refused.is_empty()
+        self.outstanding.is_empty()
+            && self.to_backends.is_empty()
+            && self.to_users.is_idle()
+            && self.to_peers.is_empty()
+            && self.refused.is_empty()
     }
 
     /// What may be published now. While the instance does not hear, backends would answer it in vain.
@@ -260,13 +277,14 @@ impl PublishingLink {
             instances: may_publish && in_order && self.outstanding.len() < self.window,
             backends: may_publish && self.to_backends.len() < self.window,
             users: may_publish && self.to_users.is_open(self.window),
+            peers: may_publish && self.to_peers.len() < self.window,
         }
     }
 
     /// The oldest on its way whose sender waits to be told.
     fn oldest(&self) -> Option<&Entry> {
         let of = |outstanding| Outstanding::entries(outstanding).find(|entry| entry.is_awaited());
-        let all = [&self.outstanding, &self.to_backends, &self.to_users.outstanding];
+        let all = [&self.outstanding, &self.to_backends, &self.to_users.outstanding, &self.to_peers];
         all.map(of).into_iter().flatten().min_by_key(|entry| entry.since())
     }
 
@@ -281,7 +299,14 @@ impl PublishingLink {
     fn put_all_back(&mut self, spool: &mut Spool) {
         let to_backends: Vec<Entry> = self.to_backends.drain().collect();
         spool.put_back(to_backends.into_iter());
-        spool.put_back(self.to_users.drain().into_iter());
+        let mut to_users = self.to_users.drain();
+        // What ends the link time and again must not do so for ever.
+        if to_users.first().is_some_and(|first| first.handed_over >= HANDED_OVER_MAX) {
+            to_users.remove(0).refuse(NotAccepted::Unconfirmed);
+        }
+        spool.put_back(to_users.into_iter());
+        let to_peers: Vec<Entry> = self.to_peers.drain().collect();
+        spool.put_back(to_peers.into_iter());
         self.put_back(spool);
         self.metrics.unconfirmed(0);
     }
@@ -324,6 +349,14 @@ impl PublishingLink {
             let writing = self.write(&channels.users, &entry);
             let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
             self.to_users.outstanding.begin(writing, Some(entry.on_its_way()), deadline);
+        }
+        while open.peers
+            && self.to_peers.len() < self.window
+            && let Some(entry) = spool.next(Lane::Peers)
+        {
+            let writing = self.write(&channels.peers, &entry);
+            let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
+            self.to_peers.begin(writing, Some(entry.on_its_way()), deadline);
         }
     }
 
@@ -432,6 +465,16 @@ impl PublishingLink {
         }
     }
 
+    /// Of what one instance was to hear, the sender is told when that is gone.
+    fn settle_to_peers(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+        for (entry, refused) in self.settle(settled, spool) {
+            refuse(
+                entry,
+                if refused == Refused::Returned { NotAccepted::NoInstance } else { NotAccepted::Unconfirmed },
+            );
+        }
+    }
+
     /// Publishes again what waited for these mailboxes; before it goes word of them, so that whoever hears of none is told of
     /// nothing that stands in it.
     fn publish_again(&mut self, channels: &Channels, made: &HashSet<MailboxName>, spool: &mut Spool) {
@@ -460,6 +503,7 @@ impl PublishingLink {
                 self.outstanding.postpone(deadline);
                 self.to_backends.postpone(deadline + self.timeout);
                 self.to_users.postpone(deadline + self.timeout);
+                self.to_peers.postpone(deadline + self.timeout);
                 self.around.side.up();
             }
             // On a channel of ours, its next message tells; a mailbox that stands otherwise than wanted ends only its own.
@@ -468,6 +512,12 @@ impl PublishingLink {
             None => return Err(Trouble::passing("the connection ended")),
         }
         Ok(())
+    }
+
+    /// The next of those that are waited for no longer, though others are confirmed.
+    fn late(&mut self) -> Option<Entry> {
+        let late = self.to_backends.give_up_late().or_else(|| self.to_users.give_up_late());
+        late.or_else(|| self.to_peers.give_up_late())
     }
 
     /// A confirm that does not come means a dead link, unless the broker has said that it reads nothing for now; or, if
@@ -479,7 +529,7 @@ impl PublishingLink {
         if self.outstanding.is_late() {
             return Err(Trouble::passing(format!("no confirm within {} ms", self.timeout.as_millis())));
         }
-        while let Some(entry) = self.to_backends.give_up_late().or_else(|| self.to_users.give_up_late()) {
+        while let Some(entry) = self.late() {
             entry.refuse(NotAccepted::Unconfirmed);
         }
         Ok(())

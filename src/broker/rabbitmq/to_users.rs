@@ -1,4 +1,4 @@
-//! What concerns users, on its way: to their mailboxes, and to the instances that hold them.
+//! What is said to users, on its way to their mailboxes.
 //!
 //! What finds no mailbox comes back. Then nothing else of this lane is published until the mailbox is made and what came
 //! back is on its way again, in order. That holds for a user's first message only if no later one slips in: so of a user
@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::outstanding::{Outstanding, Settled};
 use super::spool::Entry;
 use crate::broker::{MailboxName, NotAccepted};
-use crate::message::Target;
 use crate::metrics::BrokerMetrics;
 
 /// Users whose mailboxes are remembered to stand; past them all are forgotten, and each is seen again.
@@ -75,11 +74,7 @@ impl ToUsers {
                         self.returned.push(entry);
                         continue;
                     }
-                    let why = match &entry.message.target {
-                        Target::Group(_) => NotAccepted::NoMembers,
-                        _ => NotAccepted::NoInstance,
-                    };
-                    verdicts.push(Verdict::Refused(entry, why));
+                    verdicts.push(Verdict::Refused(entry, NotAccepted::NoMembers));
                 }
                 Confirmation::Nack(_) | Confirmation::NotRequested => {
                     metrics.nacked(1);

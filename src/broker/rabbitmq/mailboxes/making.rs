@@ -2,13 +2,12 @@
 //! channel on which something goes wrong.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use deadpool_lapin::Object;
 use futures_util::future::join_all;
 use lapin::Channel;
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::Change;
@@ -17,6 +16,9 @@ use crate::broker::rabbitmq::topology::{Names, is_code};
 use crate::broker::{MailboxBounds, MailboxName, Wanted};
 use crate::message::Message;
 use crate::user::UserName;
+
+/// For so long messages are taken at one go: who asked waits little longer.
+const TAKING_MAX: Duration = Duration::from_secs(3);
 
 /// Mailboxes that are made at a time.
 const AT_A_TIME: usize = 64;
@@ -124,11 +126,16 @@ pub async fn take(
     mailbox: &MailboxName,
     looked_at_max: usize,
     wanted: &Wanted,
+    is_awaited: impl Fn() -> bool,
 ) -> Result<Vec<Message>, lapin::Error> {
     let channel = connection.create_channel().await?;
     channel.tx_select().await?;
+    let began = Instant::now();
     let (mut taken, mut tags) = (Vec::new(), Vec::new());
     for _ in 0..looked_at_max {
+        if began.elapsed() > TAKING_MAX {
+            break;
+        }
         let got = match channel.basic_get(names.mailbox(mailbox), BasicGetOptions::default()).await {
             Ok(Some(got)) => got.delivery,
             Ok(None) => break,
@@ -150,10 +157,13 @@ pub async fn take(
     for tag in tags {
         channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
     }
+    if !is_awaited() {
+        // Nobody would hear of it: all of it goes back with the channel.
+        channel.close(200, "nobody waits".into()).await?;
+        return Ok(Vec::new());
+    }
     channel.tx_commit().await?;
-    // What was looked at and not taken goes back to its place.
-    channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await?;
-    channel.tx_commit().await?;
-    channel.close(200, "taken".into()).await?;
+    // From here on it is taken. What was looked at and not taken goes back to its place with the channel.
+    let _ = channel.close(200, "taken".into()).await;
     Ok(taken)
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use making::make_all;
 
@@ -174,6 +174,8 @@ struct OneReading {
     unacknowledged: BTreeSet<u64>,
     /// What came first, for as long as what a reader before gives back may come behind it.
     first: Option<First>,
+    /// It could not be read before.
+    not_before: Option<Instant>,
 }
 
 /// Letters, each with whether it was delivered before: those are the older ones.
@@ -188,6 +190,8 @@ enum State {
     /// The same, and it was made since.
     LookingAgain,
     Absent,
+    /// RabbitMQ was asked for a consumer: until it has answered, none can be cancelled (with 3.10.8 that ends the connection).
+    Beginning,
     Consuming,
 }
 
@@ -232,7 +236,14 @@ impl Supervisor {
 impl Readings {
     fn add(&mut self, number: u64, user: UserName, reader: Arc<dyn Reader>) {
         self.by_user.insert(user.clone(), number);
-        let one = OneReading { user, reader, state: State::Unknown, unacknowledged: BTreeSet::new(), first: None };
+        let one = OneReading {
+            user,
+            reader,
+            state: State::Unknown,
+            unacknowledged: BTreeSet::new(),
+            first: None,
+            not_before: None,
+        };
         self.all.insert(number, one);
     }
 

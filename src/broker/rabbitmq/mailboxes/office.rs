@@ -16,18 +16,29 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Confirmation, Event};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
-use super::{Asked, Held, Readings, State, Supervisor, making};
+use super::{Asked, Held, OneReading, Readings, State, Supervisor, making};
 use crate::broker::rabbitmq::envelope;
-use crate::broker::rabbitmq::link::{Trouble, is_of_one_channel};
+use crate::broker::rabbitmq::link::{Trouble, interval, is_of_one_channel};
 use crate::broker::rabbitmq::topology::Names;
 use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, MailboxName, NotAccepted};
-use crate::message::now_unix_ms;
+use crate::message::{Message, MessageId, now_unix_ms};
 use crate::metrics::{BrokerMetrics, Dropped};
 
 /// Looks and beginnings that are under way at a time.
 const UNDER_WAY_MAX: usize = 256;
+
+/// Things that are done at a time, each with a channel of its own.
+const BESIDE_MAX: usize = 32;
+
+/// How often it is looked whether mailboxes stand that did not: word of one may have been lost, and a node that was away brings
+/// its own back without a word.
+const LOOK_INTERVAL: Duration = Duration::from_secs(45);
+
+/// How long a mailbox is left alone that could not be read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long a reader waits for what the one before gives back: that was sent with its end.
 pub const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -39,6 +50,8 @@ enum Done {
     /// Whether a mailbox stands, for a reading.
     Looked(u64, bool),
     Consumes(u64, lapin::Consumer),
+    /// It cannot be read.
+    NotConsumed(u64, lapin::Error),
     Else,
 }
 
@@ -75,6 +88,9 @@ struct Office<'a> {
     letters: Channel,
     looks: Channel,
     under_way: FuturesUnordered<BoxFuture<'static, Result<Done, lapin::Error>>>,
+    /// What somebody waits for, each with channels of its own: so many at a time.
+    beside: FuturesUnordered<BoxFuture<'static, Result<Done, lapin::Error>>>,
+    turns: Arc<Semaphore>,
     mail: SelectAll<Mail>,
     /// Whose mailboxes are to be looked for.
     unknown: Vec<u64>,
@@ -98,6 +114,8 @@ impl Supervisor {
                 return error.into();
             }
         };
+        let mut look_due = interval(LOOK_INTERVAL);
+        look_due.reset();
         let entrance = self.entrance.clone();
         let mut entering = std::pin::pin!(entrance.serve(&connection));
         let unknown = self.readings.all.keys().copied().collect();
@@ -113,6 +131,8 @@ impl Supervisor {
             letters,
             looks,
             under_way: FuturesUnordered::new(),
+            beside: FuturesUnordered::new(),
+            turns: Arc::new(Semaphore::new(BESIDE_MAX)),
             mail: SelectAll::new(),
             unknown,
         };
@@ -127,6 +147,11 @@ impl Supervisor {
                 },
                 entered = &mut entering => entered,
                 Some(done) = office.under_way.next(), if !office.under_way.is_empty() => office.done(done),
+                Some(done) = office.beside.next(), if !office.beside.is_empty() => office.done(done),
+                _ = look_due.tick() => {
+                    office.look_at_absent();
+                    Ok(())
+                }
                 Some(asked) = self.orders.recv() => office.answer(asked).await,
                 Some((reading, delivery)) = office.mail.next(), if !office.mail.is_empty() => {
                     office.deliver(reading, delivery).await
@@ -168,15 +193,22 @@ impl Office<'_> {
             Asked::Change(change, done) => {
                 let (connection, names, bounds) = (self.connection.clone(), self.names.clone(), self.bounds);
                 self.beside(async move {
-                    let outcome = making::change(&connection, &names, bounds, &change).await;
-                    let _ = done.send(outcome.map_err(no_mailbox));
+                    // Who does not wait any more asks again.
+                    if !done.is_closed() {
+                        let outcome = making::change(&connection, &names, bounds, &change).await;
+                        let _ = done.send(outcome.map_err(no_mailbox));
+                    }
                 });
             }
             Asked::Take(mailbox, looked_at_max, wanted, taken) => {
                 let (connection, names) = (self.connection.clone(), self.names.clone());
                 self.beside(async move {
-                    let outcome = making::take(&connection, &names, &mailbox, looked_at_max, &wanted).await;
-                    let _ = taken.send(outcome.map_err(no_mailbox));
+                    let is_awaited = || !taken.is_closed();
+                    if is_awaited() {
+                        let taking = making::take(&connection, &names, &mailbox, looked_at_max, &wanted, is_awaited);
+                        let outcome = taking.await;
+                        let _ = taken.send(outcome.map_err(no_mailbox));
+                    }
                 });
             }
         }
@@ -184,10 +216,20 @@ impl Office<'_> {
     }
 
     fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.under_way.push(Box::pin(async move {
+        let turns = self.turns.clone();
+        self.beside.push(Box::pin(async move {
+            let _turn = turns.acquire().await;
             work.await;
             Ok(Done::Else)
         }));
+    }
+
+    /// Looks again for what did not stand, or could not be read.
+    fn look_at_absent(&mut self) {
+        let absent: Vec<u64> = self.readings.all.keys().copied().collect();
+        absent.into_iter().for_each(|number| self.look_again(number));
+        self.unknown
+            .extend(self.readings.all.iter().filter(|(_, one)| one.state == State::Unknown).map(|(number, _)| *number));
     }
 
     /// Whatever was seen before, it may stand now.
@@ -199,7 +241,7 @@ impl Office<'_> {
                 self.unknown.push(number);
             }
             State::Looking => one.state = State::LookingAgain,
-            State::Unknown | State::LookingAgain | State::Consuming => {}
+            State::Unknown | State::LookingAgain | State::Beginning | State::Consuming => {}
         }
     }
 
@@ -208,7 +250,10 @@ impl Office<'_> {
         while self.under_way.len() < UNDER_WAY_MAX
             && let Some(number) = self.unknown.pop()
         {
-            let Some(one) = self.readings.all.get_mut(&number).filter(|one| one.state == State::Unknown) else {
+            let may_be_read = |one: &&mut OneReading| {
+                one.state == State::Unknown && one.not_before.is_none_or(|time| time <= Instant::now())
+            };
+            let Some(one) = self.readings.all.get_mut(&number).filter(may_be_read) else {
                 continue;
             };
             one.state = State::Looking;
@@ -232,7 +277,18 @@ impl Office<'_> {
         match done? {
             Done::Looked(number, stands) => self.looked(number, stands),
             Done::Consumes(reading, consumer) if self.readings.all.contains_key(&reading) => {
+                if let Some(one) = self.readings.all.get_mut(&reading) {
+                    one.state = State::Consuming;
+                }
                 self.mail.push(Mail { reading, consumer: Some(consumer) });
+            }
+            Done::NotConsumed(reading, error) => {
+                // Its channel is gone, and everybody's consumers with it; all others begin anew at once.
+                if let Some(one) = self.readings.all.get_mut(&reading).filter(|_| is_of_one_channel(&error)) {
+                    log::warn!("a mailbox cannot be read, and is left alone for some time: {error}");
+                    one.not_before = Some(Instant::now() + UNREADABLE_PAUSE);
+                }
+                return Err(error.into());
             }
             // Its end was asked for before it began.
             Done::Consumes(reading, consumer) => {
@@ -261,13 +317,15 @@ impl Office<'_> {
             }
             return;
         }
-        one.state = State::Consuming;
+        one.state = State::Beginning;
         one.first = Some(Vec::new());
         let (letters, queue) = (self.letters.clone(), self.names.mailbox(&MailboxName::of_user(one.user.clone())));
         self.under_way.push(Box::pin(async move {
             let options = BasicConsumeOptions::default();
-            let consumer = letters.basic_consume(queue, tag(number), options, FieldTable::default()).await?;
-            Ok(Done::Consumes(number, consumer))
+            Ok(match letters.basic_consume(queue, tag(number), options, FieldTable::default()).await {
+                Ok(consumer) => Done::Consumes(number, consumer),
+                Err(error) => Done::NotConsumed(number, error),
+            })
         }));
     }
 
@@ -326,6 +384,8 @@ impl Office<'_> {
             self.letters.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
             return Ok(());
         };
+        let id = message.id.clone().unwrap_or_else(|| MessageId::of_content(message.published_ms, &message.payload));
+        let message = Message { id: Some(id), ..message };
         one.unacknowledged.insert(tag);
         let (asked, held) = (self.asked.clone(), Held { connection: self.number, reading: number, tag });
         let letter = Letter::new(message, move || drop(asked.send(Asked::Acknowledge(held))));
