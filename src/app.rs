@@ -146,7 +146,7 @@ impl App {
             sessions: sessions.clone(),
             link: broker.link(),
             api: Api::new(broker.clone(), users.clone(), message_ids, api_limits(&self.config)),
-            access: Access::new(api_keys(&self.config)?, identities.clone()),
+            access: Access::new(api_keys(&self.config)?, identities.clone()).for_development(self.config.dev_sign_in),
             identities,
             sign_in: identification::sign_in(&self.config)?,
             whereabouts: Whereabouts { presence: presence.clone(), broker: broker.clone(), hub: hub.clone() },

@@ -17,11 +17,13 @@ use super::Site;
 /// One file, as it needs nothing else to be shown.
 static TEMPLATE: LazyLock<String> = LazyLock::new(|| {
     let script = concat!(
+        include_str!("../../templates/page/account.js"),
         include_str!("../../templates/page/page.js"),
         include_str!("../../templates/page/messages.js"),
         include_str!("../../templates/page/topics.js"),
         include_str!("../../templates/page/publish.js"),
         include_str!("../../templates/page/backends.js"),
+        include_str!("../../templates/page/users.js"),
     );
     let markup = include_str!("../../templates/index.html").replace("{{version}}", env!("CARGO_PKG_VERSION"));
     markup.replace("{{style}}", include_str!("../../templates/page/style.css")).replace("{{script}}", script)
@@ -40,14 +42,25 @@ pub fn index(site: &Site, host: Option<&Authority>) -> Response {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
     };
-    let page =
-        TEMPLATE.replace("{{nonce}}", &nonce).replace("{{instance}}", &escape_html(site.incarnation.name().as_str()));
+    let page = TEMPLATE
+        .replace("{{nonce}}", &nonce)
+        .replace("{{sign-in}}", sign_in(site))
+        .replace("{{instance}}", &escape_html(site.incarnation.name().as_str()));
     http::Response::builder()
         .header(CONTENT_TYPE, "text/html; charset=utf-8")
         .header(CACHE_CONTROL, "no-store")
         .header(CONTENT_SECURITY_POLICY, policy(&nonce, host))
         .body(page)
         .into_response()
+}
+
+/// How somebody becomes somebody here: by a name, by a token, or not at all.
+fn sign_in(site: &Site) -> &'static str {
+    match (&site.sign_in, &site.identities.verifier) {
+        (Some(_), _) => "name",
+        (None, Some(_)) => "token",
+        (None, None) => "none",
+    }
 }
 
 /// Only what the page itself carries runs, and it talks to its own server alone. Older WebKit does not count

@@ -37,6 +37,8 @@ pub struct Whereabouts {
 struct Page {
     after: Option<String>,
     limit: usize,
+    /// Of all instances, not of the one that is asked alone.
+    everywhere: bool,
 }
 
 impl Whereabouts {
@@ -50,6 +52,9 @@ impl Whereabouts {
 
     async fn answer_or_fail(&self, path: &str, query: &str) -> Result<Value, Problem> {
         let page = page(query)?;
+        if page.everywhere && path != "/users" {
+            return Err(Problem::new(ProblemKind::BadQuery, "Only users may be asked for everywhere."));
+        }
         if path.is_empty() {
             return self.overview(page).await;
         }
@@ -115,10 +120,14 @@ impl Whereabouts {
         gathered.map_err(|_| Problem::new(ProblemKind::Overloaded, "Ask again."))
     }
 
-    /// The users of this instance.
+    /// The users of this instance, or of all.
     fn users(&self, page: &Page) -> Result<Value, Problem> {
         let after = page.after.as_deref().map(user_name).transpose()?;
-        let (users, has_more) = self.presence.users_here(after.as_ref(), page.limit);
+        let (users, has_more) = if page.everywhere {
+            self.presence.users_everywhere(after.as_ref(), page.limit)
+        } else {
+            self.presence.users_here(after.as_ref(), page.limit)
+        };
         let next = users.last().filter(|_| has_more).map(|(user, _)| user.as_str());
         Ok(json!({
             "instance": self.presence.name().as_str(),
@@ -183,7 +192,7 @@ fn user_name(text: &str) -> Result<UserName, Problem> {
 }
 
 fn page(query: &str) -> Result<Page, Problem> {
-    let mut page = Page { after: None, limit: LIMIT };
+    let mut page = Page { after: None, limit: LIMIT, everywhere: false };
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
             "after" => page.after = Some(value.into_owned()),
@@ -191,7 +200,14 @@ fn page(query: &str) -> Result<Page, Problem> {
                 Ok(limit @ 1..=NAMES_MAX) => page.limit = limit,
                 _ => return Err(Problem::new(ProblemKind::BadQuery, format!("limit is 1 to {NAMES_MAX}."))),
             },
-            _ => return Err(Problem::new(ProblemKind::BadQuery, "There are only the parameters after and limit.")),
+            "everywhere" => match value.parse() {
+                Ok(everywhere) => page.everywhere = everywhere,
+                Err(_) => return Err(Problem::new(ProblemKind::BadQuery, "everywhere is true or false.")),
+            },
+            _ => {
+                let detail = "There are only the parameters after, limit and everywhere.";
+                return Err(Problem::new(ProblemKind::BadQuery, detail));
+            }
         }
     }
     Ok(page)
@@ -204,10 +220,13 @@ mod tests {
     #[test]
     fn a_page_is_what_the_query_says() {
         let of = |query: &str| page(query).ok();
-        assert_eq!(of(""), Some(Page { after: None, limit: LIMIT }));
-        assert_eq!(of("after=b%20c&limit=7"), Some(Page { after: Some("b c".into()), limit: 7 }));
+        let first = Page { after: None, limit: LIMIT, everywhere: false };
+        assert_eq!(of(""), Some(first));
+        let everywhere = Page { after: Some("b c".into()), limit: 7, everywhere: true };
+        assert_eq!(of("after=b%20c&limit=7&everywhere=true"), Some(everywhere));
         assert_eq!(of(&format!("limit={NAMES_MAX}")).map(|page| page.limit), Some(NAMES_MAX));
-        for query in ["limit=0", "limit=-1", "limit=x", &format!("limit={}", NAMES_MAX + 1), "offset=1"] {
+        for query in ["limit=0", "limit=-1", "limit=x", &format!("limit={}", NAMES_MAX + 1), "offset=1", "everywhere=1"]
+        {
             assert_eq!(of(query), None, "{query}");
         }
     }

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use roll::Roll;
 pub use roll::{Count, Turn};
 pub use table::{GRACE, SILENCE_MAX, SUSPICION_MAX};
 
@@ -188,6 +189,21 @@ impl Presence {
         let mut behind = own.roll.users_behind(after);
         let page = behind.by_ref().take(limit).map(|(user, sessions)| (user.clone(), sessions)).collect();
         (page, behind.next().is_some())
+    }
+
+    /// The same of all instances, each user with the sessions of all.
+    pub fn users_everywhere(&self, after: Option<&UserName>, limit: usize) -> (Vec<(UserName, usize)>, bool) {
+        let mut users = BTreeMap::<UserName, usize>::new();
+        // Who is among the first of all is among the first of each instance that it is on.
+        let mut add = |roll: &Roll| {
+            for (user, sessions) in roll.users_behind(after).take(limit + 1) {
+                *users.entry(user.clone()).or_default() += sessions;
+            }
+        };
+        add(&self.own().roll);
+        self.others().peers().for_each(|(_, peer)| add(&peer.roll));
+        let has_more = users.len() > limit;
+        (users.into_iter().take(limit).collect(), has_more)
     }
 
     /// This instance's name.

@@ -1,6 +1,10 @@
 // ---- Receiving -----------------------------------------------------------------------------------------------
 
 function messageArrived({ data }) {
+  if (isSomebodys()) {
+    ownNoticeArrived(data);
+    return;
+  }
   if (typeof data === "string") settleReturned(data);
   take({ data, at: new Date() });
 }

@@ -39,10 +39,12 @@ const CLOSE_MEANINGS = new Map([
   [3003, "not allowed"],
   [4001, "this browser read too slowly"],
   [4002, "nothing was heard from this browser"],
+  [4004, "the token has ended"],
+  [4005, "the user has too many sessions"],
 ]);
 const TRY_AGAIN_LATER = 1013;
 const MESSAGE_TOO_LARGE = 1009;
-const REFUSALS = [1008, 3000, 3003];
+const REFUSALS = [1008, 3000, 3003, 4005];
 
 const page = Object.fromEntries([
   "status", "status-word", "status-wait", "status-reason", "connect-now", "instance", "compose", "text",
@@ -55,7 +57,7 @@ const state = {
   socket: null,
   openedAt: null,            // performance.now() of the handshake's end, null if there was none
   failures: 0,               // attempts in a row that did not last
-  lastClose: null,           // { code, reason, opened }
+  lastClose: null,           // { code, reason, opened }, or { words }
   retryAt: 0,                // when the next attempt is due
   notBefore: 0,              // what the server asked for; only the user may come sooner
   unreturned: [],            // texts sent on this socket that have not come back, oldest first
@@ -78,10 +80,14 @@ function connect() {
   clearTimeout(state.timers.retry);
   state.notBefore = 0;
   enter("connecting");
+  if (SIGN_IN === "none") openSocket();
+  else knock();
+}
 
+function openSocket() {
   let socket;
   try {
-    socket = new WebSocket(messageUrl());
+    socket = new WebSocket(messageUrl(), protocols());
   } catch (error) {
     // Thrown only where the browser forbids the address as such; trying again cannot change its mind.
     state.lastClose = { code: null, reason: error.message, opened: false };
@@ -108,6 +114,7 @@ function opened() {
   state.timers.keepAlive = setInterval(sendKeepAlive, KEEP_ALIVE_EVERY_MS);
   removeNotice("offline");
   enter("open");
+  if (isSomebodys()) ownSessionOpened();
   refreshInstance(state.socket);
 }
 
@@ -122,10 +129,32 @@ function closed({ code, reason }) {
   if (lasted) state.failures = 0;
 
   settleUnreturned(code);
+  ownSessionClosed();
+  if (code === TOKEN_ENDED) becomeNobody("Not signed in any more: the token has ended.");
   // Refused at the door, one would be refused again. The same code on a connection that had lasted is about
   // something that happened on it, and is no reason to stay away.
   if (REFUSALS.includes(code) && !lasted) enter("closed");
   else waitToReconnect(reason);
+}
+
+/** Ends the session, for one of somebody else. */
+function startAnew() {
+  const { socket } = state;
+  state.socket = null;
+  state.openedAt = null;
+  clearTimeout(state.timers.handshake);
+  clearInterval(state.timers.keepAlive);
+  socket?.close(1000);
+  settleUnreturned(1000);
+  ownSessionClosed();
+  state.failures = 0;
+  state.lastClose = null;
+  connect();
+}
+
+/** Whether the session is a user's, and so speaks warren.v1.json. */
+function isSomebodys() {
+  return state.socket?.protocol === PROTOCOL;
 }
 
 function waitToReconnect(reason) {
@@ -207,7 +236,8 @@ function reasonNotToSend(text) {
 function send(text) {
   // A lone surrogate does not survive UTF-8. Replaced here too, the text can be recognised when it returns.
   const wellFormed = text.toWellFormed?.() ?? text;
-  state.socket.send(wellFormed);
+  if (isSomebodys()) publishToAll(wellFormed);
+  else state.socket.send(wellFormed);
   state.unreturned.push(wellFormed);
 }
 
@@ -273,7 +303,8 @@ function renderConnectNow() {
   page["connect-now"].hidden = !isDisconnected();
 }
 
-function describeClose({ code, reason, opened }) {
+function describeClose({ code, reason, opened, words }) {
+  if (words !== undefined) return words;
   if (code === null) return `The browser does not allow this connection: ${reason}`;
   if (!opened && code === 1006) return "Code 1006: the server is out of reach or refused the connection.";
   const meaning = CLOSE_MEANINGS.get(code);

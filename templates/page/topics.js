@@ -1,7 +1,6 @@
 // ---- Topics --------------------------------------------------------------------------------------------------
 // A session of their own beside the broadcast's, from the first topic to the last: warren.v1.json.
 
-const PROTOCOL = "warren.v1.json";
 const NOT_IN_FORCE = 200;
 const TOO_LARGE = 1009;
 const TOPICS_KEY = "warren.topics";
@@ -100,10 +99,10 @@ function beginAnew(patterns) {
 function connectTopics() {
   clearTimeout(topics.timers.retry);
   topics.timers.retry = 0;
-  if (topics.joined.size === 0 || topics.socket !== null) return;
+  if (topics.joined.size === 0 || topics.socket !== null || !account.isLetIn) return;
   let socket;
   try {
-    socket = new WebSocket(messageUrl(), PROTOCOL);
+    socket = new WebSocket(messageUrl(), protocols(PROTOCOL));
   } catch (error) {
     tellOfTopics(`The browser does not allow this connection: ${error.message}`);
     return;
@@ -169,7 +168,9 @@ function noticeArrived({ data }) {
   if (data === "pong") return;
   const notice = JSON.parse(data);
   topics.cursor = notice.cursor ?? topics.cursor;
-  if (notice.type === "message") take(heardMessage(notice));
+  if (notice.type === "message" && notice.user !== undefined) letterArrived(notice, topics.socket);
+  else if (notice.type === "message") take(heardMessage(notice));
+  else if (notice.type === "expiring") renew(topics.socket, notice);
   else if (notice.type === "gap") takeGap(describeGap(notice));
   else if (notice.type === "ack") granted(notice);
   else if (notice.type === "error") refused(notice);

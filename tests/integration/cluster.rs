@@ -12,6 +12,7 @@ use crate::support::broker::{Alien, Cluster};
 use crate::support::client::{Client, get_json};
 use crate::support::eventually;
 use crate::support::json::JsonClient;
+use crate::support::post::{JSON, post};
 use crate::support::process::{Directory, Process, Signal, clean, free_port};
 
 /// A checkout of its own, so that a cluster which runs in the real one neither disturbs nor is disturbed, and two free
@@ -111,6 +112,12 @@ async fn make_cluster_runs_two_instances_until_ctrl_c() {
     }
     let mut clients = checkout.connect().await;
     assert_chatting(&mut clients).await;
+    for port in checkout.ports {
+        let address = ([127, 0, 0, 1], port).into();
+        let signed_in = post(address, "/api/sign-in", &[JSON], r#"{"user": "alice"}"#).await;
+        assert_eq!(signed_in.status, 200, "port {port}: {}", signed_in.body);
+        assert_eq!(get_json(address, "/api/presence").await.0, 200, "without a token, on port {port}");
+    }
 
     make.signal_group(Signal::INT);
     for client in &mut clients {

@@ -38,6 +38,7 @@ mod slow;
 
 mod browser;
 mod browser_topics;
+mod browser_users;
 mod clients;
 mod cluster;
 mod process;

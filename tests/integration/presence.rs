@@ -135,6 +135,13 @@ async fn users_of_all_instances_are_known_to_each_until_theirs_is_silent(carrier
         assert_eq!(of_stranger, Some(&json!({ "instance": "stranger_1", "sessions": 3, "users": 2 })));
         let body = get(instance, "/api/presence/users").await;
         assert_eq!((&body["users"], &body["next"]), (&json!([]), &Value::Null), "users of others");
+        let everywhere = json!([{ "user": "Zoë/1", "sessions": 1 }, { "user": "alice", "sessions": 2 }]);
+        let body = get(instance, "/api/presence/users?everywhere=true").await;
+        assert_eq!((&body["users"], &body["next"]), (&everywhere, &Value::Null));
+        let body = get(instance, "/api/presence/users?everywhere=true&limit=1").await;
+        assert_eq!((&body["users"], &body["next"]), (&json!([everywhere[0]]), &json!("Zoë/1")));
+        let body = get(instance, "/api/presence/users?everywhere=true&after=Zo%C3%AB%2F1").await;
+        assert_eq!((&body["users"], &body["next"]), (&json!([everywhere[1]]), &Value::Null));
     }
     stranger.says(json!({ "changes": { "sequence": 2, "here": [], "gone": [["alice", 7]] } })).await;
     for instance in &instances {
@@ -182,7 +189,7 @@ async fn who_hears_a_topic_is_counted_on_all_instances(carrier: Carrier) {
         ("/api/presence?page=1", 400),
         ("/api/presence/topics/a..b", 400),
         ("/api/presence/topics/", 400),
-        ("/api/presence/users/", 400),
+        ("/api/presence/users/", 404),
         ("/api/presence/", 404),
     ] {
         assert_eq!(get_json(one.address, path).await.0, status, "{path}");

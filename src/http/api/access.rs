@@ -1,5 +1,5 @@
 //! Who may ask for what over HTTP: whoever has an API key, or a token with the role for it; where neither is configured,
-//! programs on this host.
+//! programs on this host; and these also on a development server, where they get a token for any name anyway.
 //!
 //! Without either a browser on this host is the danger: any page of the web may let it send a form here, and by a name that
 //! resolves to this host (DNS rebinding) even read the answer. So the name must be this host's own, no foreign page may
@@ -39,6 +39,7 @@ const MARKS: [&str; 8] = [
 pub struct Access {
     keys: Option<ApiKeys>,
     identities: Arc<Identities>,
+    is_development: bool,
 }
 
 /// Who asks.
@@ -48,7 +49,8 @@ pub enum Requester {
     Key(String),
     /// Somebody with a token.
     User(Arc<Identity>),
-    /// Where there are neither keys nor tokens, anybody whom [`Access::admit`] takes for a program on this host.
+    /// Where there are neither keys nor tokens, or who brings none on a development server: anybody whom [`Access::admit`]
+    /// takes for a program on this host.
     Local,
 }
 
@@ -64,7 +66,13 @@ impl Requester {
 
 impl Access {
     pub fn new(keys: Option<ApiKeys>, identities: Arc<Identities>) -> Access {
-        Access { keys, identities }
+        Access { keys, identities, is_development: false }
+    }
+
+    /// Whether programs on this host need no token, although there is a key for tokens: they could sign in as anybody.
+    #[must_use]
+    pub fn for_development(self, is_development: bool) -> Access {
+        Access { is_development, ..self }
     }
 
     /// Lets somebody in who has the role, or says what is missing. An API key has all but [`Role::Admin`]; where there are
@@ -103,6 +111,9 @@ impl Access {
             return Ok(Requester::Key(owner.to_owned()));
         }
         if self.identities.verifier.is_some() {
+            if self.is_development && self.keys.is_none() && self.brings_nothing(headers).await {
+                return Ok(Requester::Local);
+            }
             return self.admit_user(headers).await.map(Requester::User);
         }
         match (&self.keys, key) {
@@ -110,6 +121,10 @@ impl Access {
             (Some(_), Some(_)) => Err(Problem::new(Kind::Unauthorized, "This API key is not known.")),
             (Some(_), None) => Err(Problem::new(Kind::Unauthorized, "Send one header \"Authorization: Bearer KEY\".")),
         }
+    }
+
+    async fn brings_nothing(&self, headers: &HeaderMap) -> bool {
+        matches!(self.identities.of(headers).await, Ok(None) | Err(Unauthorized::Missing))
     }
 }
 
@@ -190,7 +205,8 @@ mod tests {
     /// What the access says to a role.
     fn status_of(access: &Access, role: Role, bearer: Option<&str>) -> u16 {
         let bearer = bearer.map(|bearer| (AUTHORIZATION, format!("Bearer {bearer}").parse().unwrap()));
-        let headers: HeaderMap = bearer.into_iter().collect();
+        let host = (HOST, "localhost".parse().unwrap());
+        let headers: HeaderMap = bearer.into_iter().chain([host]).collect();
         let peer = Peer("127.0.0.1".parse().unwrap());
         let caller = Caller { method: &Method::POST, path: "/api/publish", headers: &headers, peer };
         let admitted = futures_util::FutureExt::now_or_never(access.admit(&caller, role)).expect("nothing to wait for");
@@ -288,5 +304,18 @@ mod tests {
         }
         assert_eq!(Role::ALL.map(|role| status_of(&both, role, Some("abc"))), [200, 200, 200, 200, 403]);
         assert_eq!(status_of(&tokens, Role::Publish, Some("abc")), 401);
+    }
+
+    #[test]
+    fn on_a_development_server_programs_of_this_host_need_no_token_but_a_token_counts() {
+        let access = Access::new(None, identities(true)).for_development(true);
+        for role in Role::ALL {
+            assert_eq!(status_of(&access, role, None), 200);
+            assert_eq!(status_of(&access, role, Some(&token(&[]))), 403);
+            assert_eq!(status_of(&access, role, Some("x")), 401);
+        }
+        let keys = ApiKeys::parse(&format!("shop {}", "0".repeat(64))).unwrap();
+        let with_keys = Access::new(Some(keys), identities(true)).for_development(true);
+        assert_eq!(status_of(&with_keys, Role::Publish, None), 401);
     }
 }
