@@ -3,12 +3,13 @@
 //! Everything of one user happens under one lock, held while letters are written to that user's few sessions: it is what
 //! makes one order for all of them, whoever comes in the middle. Nobody else waits for it, and nothing in it waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Recipient, Unread, Users};
 use crate::broker::{Letter, NotAccepted, Reader, Reading, Settle};
+use crate::instance::InstanceName;
 use crate::message::{Message, MessageId, Target, now_unix_ms};
 use crate::metrics::LetterMetrics;
 use crate::user::UserName;
@@ -29,6 +30,8 @@ struct State {
     held: VecDeque<Held>,
     /// The number of the newest letter.
     last: u64,
+    /// Other instances that were sent copies of what is held.
+    others: HashSet<InstanceName>,
     reading: Option<Reading>,
     /// Which of the readings that is: what an earlier one brings comes again.
     generation: u64,
@@ -139,15 +142,34 @@ impl Here {
         {
             return users.set_aside(&self.user, letter);
         }
+        self.copy_to_newcomers(&mut state);
         state.last += 1;
         let (number, message) = (state.last, letter.message.clone());
         state.seats.iter().for_each(|seat| seat.recipient.give(&message));
         self.metrics.given();
-        let told: Arc<dyn Settle> = Arc::new(CopyOf { here: self.clone(), generation, number });
-        let copies = self.users.upgrade().map_or(0, |users| users.copy_to_others(&self.user, &message, &told));
         let (since, is_acknowledged) = (Instant::now(), false);
-        state.held.push_back(Held { number, message, letter: Some(letter), since, is_acknowledged, copies });
+        let mut held = Held { number, message, letter: Some(letter), since, is_acknowledged, copies: 0 };
+        state.others.iter().for_each(|instance| self.copy(&mut held, instance, generation));
+        state.held.push_back(held);
         state.prove_all();
+    }
+
+    /// Sends copies of what nobody has acknowledged to the instances that hold the user only now: whoever moved there has not
+    /// seen it, perhaps, and is to see it before what comes later.
+    fn copy_to_newcomers(self: &Arc<Self>, state: &mut State) {
+        let others = self.users.upgrade().map_or_else(HashSet::new, |users| users.others(&self.user));
+        let State { held, generation, others: known, .. } = state;
+        for held in held.iter_mut().filter(|held| !held.is_acknowledged) {
+            others.difference(known).for_each(|instance| self.copy(held, instance, *generation));
+        }
+        *known = others;
+    }
+
+    fn copy(self: &Arc<Self>, held: &mut Held, instance: &InstanceName, generation: u64) {
+        let Some(users) = self.users.upgrade() else { return };
+        held.copies += 1;
+        let told = Arc::new(CopyOf { here: self.clone(), generation, number: held.number });
+        users.copy_to(instance, &self.user, &held.message, told);
     }
 
     /// Gives everyone here what came to another instance.
@@ -198,8 +220,11 @@ impl Here {
     }
 
     /// Gives back what nobody has acknowledged for so long: somebody else may.
-    pub fn give_up_after(&self, timeout: Duration) {
+    pub fn look_after(self: &Arc<Self>, timeout: Duration) {
         let mut state = self.lock();
+        if state.held.iter().any(|held| !held.is_acknowledged) {
+            self.copy_to_newcomers(&mut state);
+        }
         let is_late = |held: &Held| !held.is_acknowledged && held.since.elapsed() > timeout;
         if !state.held.iter().any(is_late) {
             return;
@@ -233,8 +258,10 @@ impl State {
         seats.iter_mut().for_each(|seat| seat.prove(held));
     }
 
-    /// Reads no more; the mailbox keeps what is held.
+    /// Reads no more; the mailbox keeps what nobody has acknowledged. Copies are on their way without it.
     fn stop(&mut self) {
+        let acknowledged = self.held.iter_mut().filter(|held| held.is_acknowledged);
+        acknowledged.filter_map(|held| held.letter.take()).for_each(Letter::acknowledge);
         self.reading = None;
         self.held.clear();
         self.seats.iter_mut().for_each(|seat| seat.is_proving = false);

@@ -252,7 +252,7 @@ impl Users {
         self.unread
     }
 
-    /// Looks after those who do not acknowledge, for as long as the instance runs.
+    /// Looks after those who have not acknowledged, for as long as the instance runs.
     pub async fn sweep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -260,7 +260,7 @@ impl Users {
             ticks.tick().await;
             // Nothing is done to them under the map's guards.
             let all: Vec<Arc<Here>> = self.here.iter().map(|entry| entry.value().clone()).collect();
-            all.iter().for_each(|here| here.give_up_after(self.acknowledgement_timeout));
+            all.iter().for_each(|here| here.look_after(self.acknowledgement_timeout));
         }
     }
 
@@ -268,16 +268,15 @@ impl Users {
         self.here.get(user).map(|entry| entry.value().clone())
     }
 
-    /// Sends copies of a letter to the other instances that hold the user; the answer is how many are under way, of each of
-    /// which `told` hears.
-    fn copy_to_others(&self, user: &UserName, message: &Message, told: &Arc<dyn Settle>) -> usize {
-        let others: HashSet<InstanceName> = self.whereabouts.others(user).into_iter().collect();
-        let count = others.len();
-        for instance in others {
-            let message = Message { target: Target::UserAt(instance.clone(), user.clone()), ..message.clone() };
-            self.copy(Copy { instance, message, told: told.clone(), _room: None });
-        }
-        count
+    /// The other instances that hold a user.
+    fn others(&self, user: &UserName) -> HashSet<InstanceName> {
+        self.whereabouts.others(user).into_iter().collect()
+    }
+
+    /// Sends a copy of a letter to an instance that holds the user; `told` hears what becomes of it.
+    fn copy_to(&self, instance: &InstanceName, user: &UserName, message: &Message, told: Arc<dyn Settle>) {
+        let (instance, target) = (instance.clone(), Target::UserAt(instance.clone(), user.clone()));
+        self.copy(Copy { instance, message: Message { target, ..message.clone() }, told, _room: None });
     }
 
     fn copy(&self, copy: Copy) {

@@ -224,8 +224,47 @@ async fn a_letter_is_kept_until_its_copies_are_on_their_way() {
     receipt.settle(Err(NotAccepted::NoInstance));
     let Target::UserAt(gone, _) = copy.target else { panic!("not a copy") };
     assert_eq!(*world.map.gone.lock().unwrap(), [gone]);
+    assert_eq!(world.kept().await, Vec::<String>::new(), "it is held");
+    sent.remove(0).1.settle(Ok(()));
     world.leave(&one).await;
-    assert_eq!(world.kept().await, ["1"], "one copy was not settled");
+    assert_eq!(world.kept().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_does_not_come_again_though_a_copy_is_under_way() {
+    let world = World::begin();
+    let one = phone(1, false);
+    *world.map.others.lock().unwrap() = vec![instance("b_1")];
+    world.users.arrive(&carol(), one.clone());
+    world.write(&["1", "2"]).await;
+    world.users.acknowledge(&carol(), &id("1"));
+    world.leave(&one).await;
+    assert_eq!(world.kept().await, ["2"]);
+}
+
+#[tokio::test]
+async fn who_moves_sees_what_the_old_session_left_before_what_comes_later() {
+    let world = World::begin();
+    let (sent, one) = (&world.elsewhere.sent, phone(1, false));
+    let copies =
+        || std::mem::take(&mut *sent.lock().unwrap()).into_iter().map(|(copy, _)| copy.id.unwrap().to_string());
+    world.users.arrive(&carol(), one.clone());
+    world.write(&["1", "2", "3"]).await;
+    world.users.acknowledge(&carol(), &id("2"));
+    assert_eq!(copies().count(), 0);
+    // The new session stands, and nobody knows that the old one is dead.
+    *world.map.others.lock().unwrap() = vec![instance("b_1")];
+    world.write(&["4"]).await;
+    assert_eq!(copies().collect::<Vec<_>>(), ["1", "3", "4"]);
+    // Another one, and nothing comes.
+    *world.map.others.lock().unwrap() = vec![instance("b_1"), instance("c_1")];
+    let here = world.users.find(&carol()).unwrap();
+    here.look_after(Duration::from_secs(60));
+    world.settle().await;
+    assert_eq!(copies().collect::<Vec<_>>(), ["1", "3", "4"]);
+    here.look_after(Duration::from_secs(60));
+    world.settle().await;
+    assert_eq!(copies().count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,7 +275,7 @@ async fn who_does_not_acknowledge_is_given_no_more_until_somebody_does() {
     world.write(&["1"]).await;
     assert_eq!(one.given(), ["1"]);
     let here = world.users.find(&carol()).unwrap();
-    here.give_up_after(Duration::ZERO);
+    here.look_after(Duration::ZERO);
     assert_eq!(*one.unacknowledged.lock().unwrap(), 1);
     world.write(&["2"]).await;
     assert_eq!(one.given(), Vec::<String>::new());

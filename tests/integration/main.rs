@@ -12,6 +12,7 @@ mod interest;
 mod issuer;
 mod json;
 mod model;
+mod model_users;
 mod nodes;
 mod outage;
 mod presence;

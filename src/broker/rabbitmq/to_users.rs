@@ -109,8 +109,10 @@ impl ToUsers {
         std::mem::take(&mut self.returned).into_iter().partition(stands)
     }
 
-    /// Everything that is not settled, oldest first.
+    /// Everything that is not settled, oldest first. A broker that comes back may not have a mailbox for a moment, or not any
+    /// more: each is to be seen again, or a later message could find what an earlier one did not.
     pub fn drain(&mut self) -> Vec<Entry> {
+        self.known.clear();
         self.doubted.clear();
         self.waits = false;
         self.returned.drain(..).chain(self.outstanding.drain()).collect()

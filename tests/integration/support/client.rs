@@ -47,6 +47,15 @@ impl Client {
         Client { socket }
     }
 
+    /// One on `/message` with this token and subprotocol, if any, where the server may refuse or be gone.
+    pub async fn try_connect_as(address: SocketAddr, subprotocol: Option<&str>, token: &str) -> Option<Client> {
+        let uri = format!("ws://{address}/message").parse().expect("a URI");
+        let request = ClientRequestBuilder::new(uri).with_header("Authorization", format!("Bearer {token}"));
+        let request = subprotocol.into_iter().fold(request, ClientRequestBuilder::with_sub_protocol);
+        let (socket, _) = within_deadline("an answer", connect_async(request)).await.ok()?;
+        Some(Client { socket })
+    }
+
     /// One on `/message` with this subprotocol, which must be agreed to.
     pub async fn connect_speaking(address: SocketAddr, subprotocol: &str) -> Client {
         Self::connect_speaking_with(address, subprotocol, &[]).await
@@ -128,6 +137,32 @@ impl Client {
         while within_deadline("a pong", self.socket.next()).await.expect("an open session").expect("an open session")
             != Message::Pong("open?".into())
         {}
+    }
+
+    /// The texts that the server had sent when it was asked for a pong, and whether that came: else the session is over.
+    pub async fn texts_until_pong(&mut self) -> (Vec<String>, bool) {
+        let is_sent = self.try_send(Message::Ping("so far".into())).await.is_ok();
+        let (texts, last) = self.texts_to(|message| *message == Message::Pong("so far".into())).await;
+        (texts, is_sent && last)
+    }
+
+    /// Says good-bye; the texts that come before the server's.
+    pub async fn leave(&mut self) -> Vec<String> {
+        let _ = self.try_send(Message::Close(None)).await;
+        self.texts_to(|message| message.is_close()).await.0
+    }
+
+    /// The texts before a message, and whether that came.
+    async fn texts_to(&mut self, is_last: impl Fn(&Message) -> bool) -> (Vec<String>, bool) {
+        let mut texts = Vec::new();
+        loop {
+            match within_deadline("a message", self.socket.next()).await {
+                Some(Ok(message)) if is_last(&message) => return (texts, true),
+                Some(Ok(Message::Text(text))) => texts.push(text.as_str().to_owned()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return (texts, false),
+            }
+        }
     }
 
     /// How the session ends: the close frame, or `None` for an end without one. Messages before it are passed over.
