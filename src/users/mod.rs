@@ -1,6 +1,6 @@
 //! The users who are here, and what is kept for them.
 //!
-//! Each user who has a session here has a [`Here`]: it reads the user's mailbox for as long as the first session has begun
+//! Each user who has a session here has a `Here`: it reads the user's mailbox for as long as the first session has begun
 //! and the last has not ended, gives each letter to all of the user's sessions here, sends copies to the other instances
 //! that hold the user, and acknowledges it to the mailbox once one session has acknowledged it and the copies are on their
 //! way. So a letter is removed only when somebody has it; whatever ends before gives it back.

@@ -4,7 +4,9 @@
 //!
 //! `MODEL_SEED=… cargo test model_users` repeats the steps of a run that failed; it is in what the run prints.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod expected;
+
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use fastrand::Rng;
@@ -12,6 +14,8 @@ use futures_util::future::{join_all, select_all};
 use serde_json::{Value, json};
 use warren::broker::Delivery;
 use warren::broker::memory::MemoryExchange;
+
+use expected::Model;
 
 use crate::support::broker::{Cluster, PrivateNode, USERS};
 use crate::support::client::{Client, get_json};
@@ -48,80 +52,6 @@ const MEMBERS: [usize; 2] = [0, 1];
 const WRITERS: usize = 2;
 const OVER_HTTP: usize = WRITERS;
 const AT_ONCE_MAX: usize = 5;
-
-// --- the model ------------------------------------------------------------------------------------------------------
-
-/// A message for users. Its place in the list of all is its text; a sender's are there in the order of sending.
-struct Letter {
-    sender: usize,
-    to: Vec<usize>,
-    /// Its id, if its sender was told that it is accepted. Else it may come or not.
-    accepted: Option<String>,
-}
-
-/// What was written, and what each user saw.
-#[derive(Default)]
-struct Model {
-    letters: Vec<Letter>,
-    /// By user, each message at its first occurrence.
-    seen: [Vec<usize>; USERS.len()],
-    /// By message, the id that came with it.
-    ids: HashMap<usize, String>,
-    /// By user, what was acknowledged for certain and must not come again.
-    done: [HashSet<usize>; USERS.len()],
-    repetitions: usize,
-}
-
-impl Model {
-    fn write(&mut self, sender: usize, to: Vec<usize>) -> usize {
-        println!("{sender} writes {} to {to:?}", self.letters.len());
-        self.letters.push(Letter { sender, to, accepted: None });
-        self.letters.len() - 1
-    }
-
-    fn accept(&mut self, letter: usize, id: &Value) {
-        println!("{letter} is accepted");
-        self.letters[letter].accepted = Some(id.as_str().expect("an id").to_owned());
-    }
-
-    fn see(&mut self, user: usize, text: &str, id: Option<&str>) -> usize {
-        let letter: usize = text.parse().expect("the number of a letter");
-        assert!(self.letters[letter].to.contains(&user), "{letter} is not for {}", USERS[user]);
-        assert!(!self.done[user].contains(&letter), "{} had acknowledged {letter}", USERS[user]);
-        if let Some(id) = id {
-            let known = self.ids.entry(letter).or_insert_with(|| id.to_owned());
-            assert_eq!(known, id, "{letter} comes again by another id");
-        }
-        match self.seen[user].contains(&letter) {
-            true => self.repetitions += 1,
-            false => self.seen[user].push(letter),
-        }
-        println!("{} sees {letter}", USERS[user]);
-        letter
-    }
-
-    /// What was accepted for a user who has not seen it.
-    fn missing(&self, user: usize) -> BTreeSet<usize> {
-        let is_due = |letter: &Letter| letter.accepted.is_some() && letter.to.contains(&user);
-        let due = (0..self.letters.len()).filter(|letter| is_due(&self.letters[*letter]));
-        due.filter(|letter| !self.seen[user].contains(letter)).collect()
-    }
-
-    /// What came had the id that its sender was told, and what was accepted of a sender came in the order of sending.
-    fn check(&self) {
-        for (letter, id) in &self.ids {
-            let accepted = self.letters[*letter].accepted.as_ref();
-            assert!(accepted.is_none_or(|accepted| accepted == id), "{letter}: {id} is not {accepted:?}");
-        }
-        for (user, seen) in self.seen.iter().enumerate().filter(|(user, _)| *user != WITH_TWO_DEVICES) {
-            let mut last = BTreeMap::new();
-            for letter in seen.iter().filter(|letter| self.letters[**letter].accepted.is_some()) {
-                let before = last.insert(self.letters[*letter].sender, *letter);
-                assert!(before < Some(*letter), "{} saw {letter} behind {before:?}: {seen:?}", USERS[user]);
-            }
-        }
-    }
-}
 
 // --- the world ------------------------------------------------------------------------------------------------------
 
@@ -467,11 +397,11 @@ impl World {
         if self.ground.is_none() {
             // What sessions leave behind that have ended comes again, before what is written then.
             self.ends_are_noticed().await;
-            for user in 0..USERS.len() {
+            for (user, _) in USERS.iter().enumerate() {
                 self.write_over_http(false, user).await;
             }
         }
-        for user in 0..USERS.len() {
+        for (user, _) in USERS.iter().enumerate() {
             self.read_to_the_end(user).await;
         }
         self.model.check();
@@ -495,7 +425,7 @@ impl World {
     /// Waits until everything is there that instances sent each other: what is for who is connected goes behind it.
     async fn copies_have_come(&mut self) {
         let addresses: Vec<SocketAddr> = self.hosts.iter().filter_map(Host::address).collect();
-        for user in 0..USERS.len() {
+        for (user, _) in USERS.iter().enumerate() {
             let count = self.devices.iter().filter(|device| device.user == user).count();
             let mut last = HashSet::new();
             for address in &addresses {

@@ -15,7 +15,7 @@
 //! It has a single active consumer: every instance that holds the user consumes, and RabbitMQ has one of them read. What
 //! that one has not acknowledged when it goes, the next one gets. When a consumer ends whose channel goes on, the next may be
 //! given new letters before the old ones are back; so whoever begins to read waits a moment for these
-//! ([`office::FIRST_WAIT`]), and puts them first.
+//! ([`office::FIRST_WAIT`]), and puts back newer ones that came before them.
 
 mod making;
 mod office;
@@ -178,8 +178,8 @@ struct OneReading {
     not_before: Option<Instant>,
 }
 
-/// Letters, each with whether it was delivered before: those are the older ones.
-type First = Vec<(bool, Letter)>;
+/// Letters, each with its tag and whether it was delivered before: those are the older ones.
+type First = Vec<(u64, bool, Letter)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

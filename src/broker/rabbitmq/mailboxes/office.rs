@@ -295,17 +295,34 @@ impl Office<'_> {
                 self.mail.push(Mail { reading, consumer: Some(consumer) });
                 self.cancel(reading);
             }
-            Done::Waited(number) => {
-                if let Some(one) = self.readings.all.get_mut(&number)
-                    && let Some(mut first) = one.first.take()
-                {
-                    first.sort_by_key(|(is_older, _)| !is_older);
-                    first.into_iter().for_each(|(_, letter)| one.reader.take(letter));
-                }
-            }
+            Done::Waited(number) => self.begin_with_the_older(number),
             Done::Else => {}
         }
         Ok(())
+    }
+
+    /// Hands over what came first. If newer letters came before older ones they go back to their places, behind whatever else
+    /// of the older ones there was no room for.
+    fn begin_with_the_older(&mut self, number: u64) {
+        let Some(one) = self.readings.all.get_mut(&number) else { return };
+        let Some(first) = one.first.take() else { return };
+        let is_in_order = first.is_sorted_by_key(|(_, is_older, _)| !is_older);
+        let mut newer = Vec::new();
+        for (tag, is_older, letter) in first {
+            if is_older || is_in_order {
+                one.reader.take(letter);
+            } else if one.unacknowledged.remove(&tag) {
+                newer.push(tag);
+            }
+        }
+        // The oldest first: each may come again at once.
+        let letters = self.letters.clone();
+        self.under_way.push(Box::pin(async move {
+            for tag in newer {
+                letters.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await?;
+            }
+            Ok(Done::Else)
+        }));
     }
 
     fn looked(&mut self, number: u64, stands: bool) {
@@ -399,7 +416,7 @@ impl Office<'_> {
                 Ok(Done::Waited(number))
             }));
         }
-        first.push((is_older, letter));
+        first.push((tag, is_older, letter));
         Ok(())
     }
 }
