@@ -37,11 +37,14 @@ async fn an_instance_without_subscribers_is_handed_nothing() {
     let [wanting, indifferent] = [counts.of(&queues[0]).await, counts.of(&queues[1]).await];
     assert_eq!(wanting.from(&cluster.topics()), MESSAGES);
     assert_eq!(indifferent.from(&cluster.topics()), 0);
-    // Nor by another way: beacons are all that ever went in, and all that came out.
-    let beacons = indifferent.from(&cluster.beacon());
-    assert!(beacons > 0 && beacons == indifferent.all(), "{indifferent:?}");
+    // Nor by another way: beacons, and what instances tell each other of their users, are all that ever went in, and all
+    // that came out.
+    let own = [cluster.beacon(), cluster.peers(), cluster.direct()];
+    let of_instances = |counted: &Handed| own.iter().map(|exchange| counted.from(exchange)).sum::<usize>();
+    let told = of_instances(&indifferent);
+    assert!(told > 0 && told == indifferent.all(), "{indifferent:?}");
     let delivered = counts.delivered(&queues[1]).await;
-    assert!(delivered <= counts.of(&queues[1]).await.from(&cluster.beacon()), "{delivered}");
+    assert!(delivered <= of_instances(&counts.of(&queues[1]).await), "{delivered}");
 
     // Somebody there who wants everything is handed everything.
     let mut wildcard = two.converse().await;

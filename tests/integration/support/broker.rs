@@ -210,6 +210,11 @@ impl PrivateNode {
 
     /// Starts it again after [`PrivateNode::stop`] or [`PrivateNode::kill`]: same port, same data.
     pub async fn restart(&self) {
+        let port = self.url.rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port");
+        let port: u16 = port.parse().expect("a number");
+        // Some other test may be looking for a port just now.
+        super::eventually("its port is free", || async { std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() })
+            .await;
         assert_eq!(self.command(&["start"]).await, self.url);
     }
 
