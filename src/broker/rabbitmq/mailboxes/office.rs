@@ -186,10 +186,7 @@ impl Office<'_> {
                     self.look_again(number);
                 }
             }
-            Asked::LookAgain => {
-                let all: Vec<u64> = self.readings.all.keys().copied().collect();
-                all.into_iter().for_each(|number| self.look_again(number));
-            }
+            Asked::LookAgain => self.look_at_absent(),
             Asked::Change(change, done) => {
                 let (connection, names, bounds) = (self.connection.clone(), self.names.clone(), self.bounds);
                 self.beside(async move {
@@ -226,10 +223,10 @@ impl Office<'_> {
 
     /// Looks again for what did not stand, or could not be read.
     fn look_at_absent(&mut self) {
-        let absent: Vec<u64> = self.readings.all.keys().copied().collect();
-        absent.into_iter().for_each(|number| self.look_again(number));
-        self.unknown
-            .extend(self.readings.all.iter().filter(|(_, one)| one.state == State::Unknown).map(|(number, _)| *number));
+        let all: Vec<u64> = self.readings.all.keys().copied().collect();
+        all.into_iter().for_each(|number| self.look_again(number));
+        let unknown = self.readings.all.iter().filter(|(_, one)| one.state == State::Unknown);
+        self.unknown = unknown.map(|(number, _)| *number).collect();
     }
 
     /// Whatever was seen before, it may stand now.
