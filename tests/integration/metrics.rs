@@ -17,12 +17,12 @@ use warren::interest::Interest;
 use warren::message::{Message, MessageIds};
 use warren::metrics::{self, Metrics, Readings};
 use warren::presence::Presence;
-use warren::session::{Channel, Limits, Sessions, SlowReader};
+use warren::session::{Channel, Sessions};
 
 use crate::support::broker::{Alien, Cluster};
 use crate::support::http::{head, request};
 use crate::support::instance::{Instance, config};
-use crate::support::of_users::of_users;
+use crate::support::of_users::{limits, of_users};
 use crate::support::proxy::Proxy;
 use crate::support::raw::wire::{self, ClientFrame};
 use crate::support::raw::{KEY, Raw, handshake};
@@ -254,22 +254,6 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let name = InstanceName::parse("a_1").expect("a name");
     let up = Link { kind: "refusing", publishing: LinkState::Up, consuming: LinkState::Up, attachments: 1 };
     let (metrics, link) = (Metrics::new(&name), watch::Sender::new(up.clone()));
-    let limits = Limits {
-        message_bytes_max: 100,
-        rate: None,
-        outbox_bytes_max: 1000,
-        slow_reader: SlowReader::Disconnect,
-        sessions_max: 1,
-        sessions_per_address_max: 0,
-        ping_interval_ms: 1000,
-        idle_timeout_ms: 2000,
-        topics_per_session_max: 1,
-        pending_requests_max: 1,
-        close_timeout_ms: 1000,
-        retry_after_max_ms: 1,
-        resumption: Ok(()),
-        answer_keep_alive: false,
-    };
     let (hub, ids) = (
         Hub::start(1, Arc::new(Interest::in_everything()), metrics.hub.clone()),
         MessageIds::new(Incarnation::begin(name)),
@@ -277,7 +261,7 @@ async fn a_message_that_the_broker_refuses_is_a_reason_to_close() {
     let broker = Arc::new(Refusing(link));
     let presence = Presence::new(ids.clone(), metrics.presence.clone());
     let of_users = of_users(&ids, broker.clone(), presence);
-    let sessions = Sessions::new(limits, hub, broker, ids, metrics.sessions.clone(), of_users);
+    let sessions = Sessions::new(limits(), hub, broker, ids, metrics.sessions.clone(), of_users);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());

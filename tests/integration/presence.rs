@@ -18,7 +18,7 @@ use warren::interest::Interest;
 use warren::message::{Message, MessageIds, PayloadKind, Target};
 use warren::metrics::{BrokerMetrics, Metrics, PresenceMetrics};
 use warren::presence::{Presence, SILENCE_MAX};
-use warren::session::{Channel, Limits, NotAdmitted, Sessions, SlowReader};
+use warren::session::{Channel, NotAdmitted, Sessions};
 use warren::user::UserName;
 
 use crate::contract::contract;
@@ -26,7 +26,7 @@ use crate::support::broker::{Alien, Cluster, PrivateNode};
 use crate::support::client::get_json;
 use crate::support::instance::{Carrier, Instance, config};
 use crate::support::json::JsonClient;
-use crate::support::of_users::of_users;
+use crate::support::of_users::{limits, of_users};
 use crate::support::post::{post_json, problem};
 use crate::support::{DEADLINE, eventually};
 
@@ -303,25 +303,6 @@ fn registry(presence: &Presence, ids: &MessageIds, broker: Arc<dyn Broker>) -> A
     let hub = Hub::start(1, Arc::new(Interest::in_everything()), metrics.hub.clone());
     let of_users = of_users(ids, broker.clone(), presence.clone());
     Sessions::new(limits(), hub, broker, ids.clone(), metrics.sessions.clone(), of_users)
-}
-
-fn limits() -> Limits {
-    Limits {
-        message_bytes_max: 100,
-        rate: None,
-        outbox_bytes_max: 1000,
-        slow_reader: SlowReader::Disconnect,
-        sessions_max: 10,
-        sessions_per_address_max: 0,
-        ping_interval_ms: 1000,
-        idle_timeout_ms: 2000,
-        topics_per_session_max: 1,
-        pending_requests_max: 1,
-        close_timeout_ms: 1000,
-        retry_after_max_ms: 1,
-        resumption: Ok(()),
-        answer_keep_alive: false,
-    }
 }
 
 #[tokio::test]

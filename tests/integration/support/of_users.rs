@@ -8,7 +8,7 @@ use warren::broker::{Broker, MailboxBounds};
 use warren::message::MessageIds;
 use warren::metrics::LetterMetrics;
 use warren::presence::Presence;
-use warren::session::OfUsers;
+use warren::session::{Limits, OfUsers, SlowReader};
 use warren::users::{Unread, Users};
 
 /// Mailboxes of its own, and no tokens.
@@ -21,5 +21,25 @@ pub fn of_users(ids: &MessageIds, broker: Arc<dyn Broker>, presence: Presence) -
         verifier: None,
         presence,
         users: Users::start(own, broker, mailboxes, whereabouts, day, Unread::Push, LetterMetrics::default()),
+    }
+}
+
+/// Room for ten sessions; everything short.
+pub fn limits() -> Limits {
+    Limits {
+        message_bytes_max: 100,
+        rate: None,
+        outbox_bytes_max: 1000,
+        slow_reader: SlowReader::Disconnect,
+        sessions_max: 10,
+        sessions_per_address_max: 0,
+        ping_interval_ms: 1000,
+        idle_timeout_ms: 2000,
+        topics_per_session_max: 1,
+        pending_requests_max: 1,
+        close_timeout_ms: 1000,
+        retry_after_max_ms: 1,
+        resumption: Ok(()),
+        answer_keep_alive: false,
     }
 }
