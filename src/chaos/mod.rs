@@ -21,6 +21,7 @@ mod session;
 mod strike;
 mod subject;
 mod told;
+mod users;
 mod verdict;
 
 use std::fmt::Write;

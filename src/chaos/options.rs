@@ -22,6 +22,10 @@ pub struct Options {
     pub instances: usize,
     /// Topics that half of the publishers publish to; with 0 there is only the broadcast.
     pub topics: usize,
+    /// Users to whom others write; with 0 there are none.
+    pub users: usize,
+    /// Messages to users per second, of all writers together.
+    pub letters: f64,
     /// Messages per second, of all publishers together.
     pub rate: f64,
     pub duration: Duration,
@@ -63,7 +67,7 @@ pub fn declare(command: clap::Command) -> clap::Command {
         .args(report_arguments().map(|argument| argument.help_heading("Report")))
 }
 
-fn load_arguments() -> [Arg; 6] {
+fn load_arguments() -> [Arg; 8] {
     [
         number("sessions", "N", "200").help("Sessions, spread over the instances"),
         number("publishers", "N", "8").help("Sessions among them that publish"),
@@ -71,12 +75,11 @@ fn load_arguments() -> [Arg; 6] {
             "Topics to which every other publisher publishes; sessions listen to one, to all, or come and go. 0: only the \
              broadcast",
         ),
-        Arg::new("rate")
-            .long("rate")
-            .value_name("MESSAGES/S")
-            .default_value("100")
-            .value_parser(positive)
-            .help("Messages of all publishers together"),
+        number("users", "N", "8").help(
+            "Users who come and go on all instances, and to whom others write, by name and as a group. 0: none",
+        ),
+        rate("rate", "100").help("Messages of all publishers together"),
+        rate("letters", "20").help("Messages to users, of all who write to them together"),
         seconds("duration", "90").help("Time in which messages are published and things break"),
         seconds("settle", "30").help("Time for everything to arrive after that, at most"),
     ]
@@ -147,6 +150,10 @@ fn number(name: &'static str, unit: &'static str, default: &'static str) -> Arg 
     Arg::new(name).long(name).value_name(unit).default_value(default).value_parser(value_parser!(u32))
 }
 
+fn rate(name: &'static str, default: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("MESSAGES/S").default_value(default).value_parser(positive)
+}
+
 fn seconds(name: &'static str, default: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("SECONDS").default_value(default).value_parser(span)
 }
@@ -172,6 +179,8 @@ pub fn read(matches: &ArgMatches) -> Result<Options, Conflict> {
         publishers: count("publishers"),
         instances: count("instances"),
         topics: count("topics"),
+        users: count("users"),
+        letters: matches.get_one("letters").copied().unwrap_or_default(),
         rate: matches.get_one("rate").copied().unwrap_or_default(),
         duration: time("duration"),
         settle: time("settle"),
@@ -228,12 +237,13 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { instances, sessions, publishers, topics, rate, duration, .. } = self;
+        let Options { instances, sessions, publishers, topics, users, letters, rate, duration, .. } = self;
         let (seconds, delivery) = (duration.as_secs_f64(), self.delivery());
         write!(
             f,
             "{instances} instances on RabbitMQ, delivery by {delivery}; {sessions} sessions, {publishers} of them \
-             publishing {rate} messages/s together for {seconds} s, to the broadcast and {topics} topics"
+             publishing {rate} messages/s together for {seconds} s, to the broadcast and {topics} topics; {users} users, \
+             to whom {letters} messages/s are written"
         )
     }
 }

@@ -9,6 +9,7 @@ use super::balance::{Balance, LostMessage, Sums};
 use super::options::Options;
 use super::strike::Struck;
 use super::subject::Route;
+use super::users::MailSums;
 use crate::bench::progress::grouped;
 use crate::bench::report::aligned;
 
@@ -16,6 +17,8 @@ use crate::bench::report::aligned;
 pub struct Report {
     pub faults: Vec<Struck>,
     pub balances: Vec<(Route, Balance)>,
+    /// What was written to users, if there were any.
+    pub mail: Option<MailSums>,
     /// Messages that each instance itself says are missing.
     pub told_missing: Vec<u64>,
     pub memory: Vec<Memory>,
@@ -38,6 +41,7 @@ impl Report {
             text += &format!("\n{}", aligned(&self.fault_lines(options)));
         }
         text += &format!("\n{}", aligned(&self.sum_lines(options)));
+        text += &self.mail.iter().map(|sums| format!("\n{}", aligned(&mail_lines(sums)))).collect::<String>();
         for (why, count) in self.ends() {
             text += &format!("\n{} × {why}", grouped(count));
         }
@@ -61,7 +65,9 @@ impl Report {
         let headings = ["fault", "at", "outstanding", "in vain before", "mended after", "flow back after"];
         let of_queue: &[&str] = &["messages lost", "told missing"];
         let of_queue = if options.has_queues() { of_queue } else { &[] };
-        let mut lines = vec![headings.iter().chain(of_queue).map(|&heading| heading.to_owned()).collect()];
+        let of_users: &[&str] = if self.mail.is_some() { &["unseen by users"] } else { &[] };
+        let all = headings.iter().chain(of_users).chain(of_queue);
+        let mut lines = vec![all.map(|&heading| heading.to_owned()).collect()];
         for struck in &self.faults {
             let after = |time: Duration| seconds(time.saturating_sub(struck.at));
             let outstanding = grouped(struck.outstanding);
@@ -71,7 +77,9 @@ impl Report {
             let fault = struck.fault.to_string();
             let times = [seconds(struck.at), outstanding, in_vain, after(struck.mended), flowed];
             let counts = [&struck.lost, &struck.told].map(|of_instances| grouped(of_instances.iter().sum()));
-            lines.push([fault].into_iter().chain(times).chain(counts.into_iter().take(of_queue.len())).collect());
+            let letters = self.mail.map(|_| grouped(struck.letters));
+            let counts = counts.into_iter().take(of_queue.len());
+            lines.push([fault].into_iter().chain(times).chain(letters).chain(counts).collect());
         }
         lines
     }
@@ -142,12 +150,15 @@ impl Report {
             "sessions": options.sessions,
             "publishers": options.publishers,
             "topics": options.topics,
+            "users": options.users,
+            "letters_per_second": options.letters,
             "rate_per_second": options.rate,
             "duration_seconds": options.duration.as_secs_f64(),
             "faults": faults,
             "by_instance": self.by_instance(),
             "by_route": by_route,
             "all": self.all(),
+            "to_users": self.mail,
             "messages_told_missing": self.told_missing,
             "ends": self.ends(),
             "memory": self.memory.iter().map(memory).collect::<Vec<_>>(),
@@ -170,6 +181,24 @@ const COLUMNS: [Column; 9] = [
     ("disconnected without cause", |sums| sums.disconnected),
 ];
 
+/// What became of messages to users: a line beneath its headings.
+fn mail_lines(sums: &MailSums) -> Vec<Vec<String>> {
+    let columns = [
+        ("accepted", sums.accepted),
+        ("told", sums.told),
+        ("seen", sums.seen),
+        ("lost", sums.lost),
+        ("repeated", sums.repeated),
+        ("reordered", sums.reordered),
+        ("unwanted", sums.unwanted),
+        ("disconnected without cause", sums.disconnected),
+    ];
+    let line = |first: &str, of: &dyn Fn(&(&str, u64)) -> String| {
+        std::iter::once(first.to_owned()).chain(columns.iter().map(of)).collect()
+    };
+    vec![line("", &|(heading, _)| (*heading).to_owned()), line("to users", &|(_, count)| grouped(*count))]
+}
+
 fn fault_json(struck: &Struck) -> Value {
     json!({
         "kind": struck.fault.kind,
@@ -178,6 +207,7 @@ fn fault_json(struck: &Struck) -> Value {
         "extent": struck.fault.extent,
         "at_seconds": struck.at.as_secs_f64(),
         "outstanding": struck.outstanding,
+        "unseen_by_users": struck.letters,
         "counts": struck.counts(),
         "in_vain_before": struck.in_vain,
         "mended_after_seconds": struck.mended.saturating_sub(struck.at).as_secs_f64(),
@@ -235,6 +265,7 @@ mod tests {
             fault,
             at: time(3),
             outstanding: 0,
+            letters: 12,
             in_vain: 2,
             mended: time(5),
             flowed: None,
@@ -261,7 +292,8 @@ mod tests {
         let topics =
             Balance { instances: vec![Sums { accepted: 10, unwanted: 1, ..Sums::default() }; 2], ..Balance::default() };
         let balances = vec![(Route::Broadcast, balance), (Route::Topics, topics)];
-        Report { faults: vec![struck], balances, told_missing: vec![3, 4], memory, forbidden }
+        let mail = Some(MailSums { accepted: 40, seen: 60, repeated: 7, ..MailSums::default() });
+        Report { faults: vec![struck], balances, mail, told_missing: vec![3, 4], memory, forbidden }
     }
 
     #[test]
@@ -282,11 +314,12 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         let fault = text.lines().find(|line| line.contains("not counted")).expect("the fault");
-        assert_eq!(fault.split_whitespace().rev().take(3).collect::<Vec<_>>(), ["7", "6", "never"]);
+        assert_eq!(fault.split_whitespace().rev().take(4).collect::<Vec<_>>(), ["7", "6", "12", "never"]);
         for (name, sums) in [
             ("broadcast", "2,000 0 0 10 6 0 0 0 0"),
             ("topics", "20 0 0 0 0 0 2 0 0"),
             ("all", "2,020 0 0 10 6 0 2 0 0 7"),
+            ("to users", "users 40 0 60 0 7 0 0 0"),
         ] {
             let line = text.lines().find(|line| line.starts_with(name)).expect("the sums");
             assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), sums, "{name}");
@@ -309,5 +342,6 @@ mod tests {
         assert_eq!(value["all"]["lost"], 10);
         assert_eq!(value["by_instance"][1]["accepted"], 1_010);
         assert_eq!(value["by_route"]["topics"]["unwanted"], 2);
+        assert_eq!((&value["to_users"]["accepted"], &value["faults"][0]["unseen_by_users"]), (&json!(40), &json!(12)));
     }
 }

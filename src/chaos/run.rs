@@ -22,6 +22,7 @@ use super::script::Fault;
 use super::session::{Orders, Session, Shared, connected};
 use super::strike::{LOOK, Striker, Struck};
 use super::subject::{Role, Route};
+use super::users::{self, Key};
 use super::verdict;
 
 /// Time for all sessions to connect.
@@ -39,6 +40,7 @@ const SETTLE_LOOK: Duration = Duration::from_millis(100);
 struct Run<'a> {
     /// First of all, so that they end before the instances: nobody is left to be surprised by those.
     _sessions: JoinSet<()>,
+    _users: JoinSet<()>,
     options: &'a Options,
     striker: Striker<'a>,
     display: Display,
@@ -56,24 +58,37 @@ pub async fn carry_out(options: &Options, script: &[Fault], directory: &Path) ->
     display.phase("starting RabbitMQ");
     let broker = Broker::start(directory, options.node_script.as_deref()).await?;
     display.phase("starting the instances");
-    let instances = start_instances(options, &broker, directory).await?;
+    let key = Key::make(directory)?;
+    let instances = start_instances(options, &broker, &key, directory).await?;
     let (orders, followed) = watch::channel(Orders::default());
     let shared = Shared { ledger: ledger.clone(), orders: followed, connected: Arc::default() };
     let _sessions = open_sessions(options, &instances, &shared);
+    let mail = users::books(options);
+    let doors = instances.iter().map(|instance| instance.door.subscribe()).collect();
+    let _users = users::start(options, &key, &doors, &shared.orders, &mail)?;
     let (sessions, publishers) = (options.sessions, options.publishers);
     let (routes, has_queues) = (options.routes(), options.has_queues());
-    let striker = Striker { broker, instances, ledger: &ledger, orders, sessions, publishers, routes, has_queues };
+    let (ledger, mail) = (&*ledger, &*mail);
+    let striker = Striker { broker, instances, ledger, mail, orders, sessions, publishers, routes, has_queues };
     let connected = shared.connected;
     let began = (Instant::now(), ledger.now());
-    let mut run = Run { _sessions, options, striker, display, connected, early_memory: Vec::new(), began };
+    let mut run = Run { _sessions, _users, options, striker, display, connected, early_memory: Vec::new(), began };
     run.begin().await?;
     let faults = run.follow(script).await?;
     run.settle().await?;
     Ok(run.report(faults))
 }
 
-async fn start_instances(options: &Options, broker: &Broker, directory: &Path) -> anyhow::Result<Vec<Instance>> {
+async fn start_instances(
+    options: &Options,
+    broker: &Broker,
+    key: &Key,
+    directory: &Path,
+) -> anyhow::Result<Vec<Instance>> {
     let mut arguments = options.serve.clone();
+    if options.users > 0 {
+        arguments.extend(key.arguments());
+    }
     if let Some(delivery) = options.delivery {
         arguments.extend(["--delivery".to_owned(), delivery.to_string()]);
     }
@@ -106,11 +121,11 @@ impl Run<'_> {
     async fn begin(&mut self) -> anyhow::Result<()> {
         self.display.phase(format!("connecting {} sessions", self.options.sessions));
         let deadline = Instant::now() + CONNECT_TIMEOUT;
-        while connected(&self.connected) < self.options.sessions {
+        while connected(&self.connected) < self.options.sessions || !self.striker.mail.all_arrived() {
             self.striker.all_live()?;
             if Instant::now() > deadline {
                 let count = connected(&self.connected);
-                bail!("only {count} of {} sessions could be connected", self.options.sessions);
+                bail!("only {count} of {} sessions could be connected, or not every user", self.options.sessions);
             }
             sleep(LOOK).await;
         }
@@ -152,13 +167,18 @@ impl Run<'_> {
     /// Publishes no more, and waits until everything has arrived and everybody is back, as long as that may take.
     async fn settle(&mut self) -> anyhow::Result<()> {
         self.display.phase("waiting for what is missing");
-        self.striker.orders.send_modify(|orders| orders.publishes = false);
+        self.striker.orders.send_modify(|orders| {
+            orders.publishes = false;
+            orders.is_settling = true;
+        });
         // Whoever has not heard of it yet, too.
         self.striker.ledger.close();
         let deadline = Instant::now() + self.options.settle;
         let all = self.options.sessions;
         while Instant::now() < deadline
-            && (connected(&self.connected) < all || balance::missing(self.striker.ledger) > 0)
+            && (connected(&self.connected) < all
+                || balance::missing(self.striker.ledger) > 0
+                || self.striker.mail.outstanding() > 0)
         {
             self.striker.all_live()?;
             sleep(SETTLE_LOOK).await;
@@ -179,12 +199,14 @@ impl Run<'_> {
         let all_lost = balances.iter_mut().flat_map(|(_, balance)| &mut balance.lost);
         all_lost.for_each(|lost| lost.sent = lost.sent.saturating_sub(self.began.1));
         let not_back = options.sessions.saturating_sub(connected(&self.connected));
-        let forbidden = verdict::forbidden(options, &balances, &faults, not_back);
+        let mail = (options.users > 0).then(|| striker.mail.sums());
+        let mut forbidden = verdict::forbidden(options, &balances, &faults, not_back);
+        forbidden.extend(mail.iter().flat_map(verdict::of_users));
         let memory = self.memory().into_iter().enumerate().map(|(index, (end_kib, run))| {
             let early = self.early_memory.get(index).filter(|(_, early_run)| *early_run == run);
             Memory { early_kib: early.and_then(|(kib, _)| *kib), end_kib }
         });
         let told_missing = striker.instances.iter().map(Instance::told_missing).collect();
-        Report { faults, balances, told_missing, memory: memory.collect(), forbidden }
+        Report { faults, balances, mail, told_missing, memory: memory.collect(), forbidden }
     }
 }

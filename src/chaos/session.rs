@@ -31,6 +31,8 @@ const PAUSE_BETWEEN_REQUESTS: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
     pub publishes: bool,
+    /// Nothing more is published, and everything that was is to arrive.
+    pub is_settling: bool,
     /// Sessions of this number and above do not read.
     pub stalled_from: Option<usize>,
 }

@@ -13,6 +13,7 @@ use super::ledger::Ledger;
 use super::script::{Fault, Kind};
 use super::session::Orders;
 use super::subject::Route;
+use super::users::Mail;
 
 /// How often a fault strikes anew that struck while nothing was outstanding.
 const TRIES_MAX: u32 = 3;
@@ -41,6 +42,8 @@ pub struct Struck {
     pub at: Duration,
     /// Messages sent but not yet heard back by their sender: of the instance that was struck, or of all.
     pub outstanding: u64,
+    /// Messages to users that these had not seen then, each for each of its users: on their way, or kept for who is away.
+    pub letters: u64,
     /// How often it had struck before, in vain: nothing was outstanding.
     pub in_vain: u32,
     pub mended: Duration,
@@ -73,6 +76,7 @@ pub struct Striker<'a> {
     pub broker: Broker,
     pub instances: Vec<Instance>,
     pub ledger: &'a Ledger,
+    pub mail: &'a Mail,
     pub orders: watch::Sender<Orders>,
     pub sessions: usize,
     pub publishers: usize,
@@ -112,6 +116,7 @@ impl Striker<'_> {
             Kind::MemoryAlarm => 0,
             _ => self.moment(fault.instance).await,
         };
+        let letters = self.mail.outstanding();
         let mut at = self.ledger.now();
         let mut trouble = None;
         match (fault.kind, fault.instance) {
@@ -158,6 +163,7 @@ impl Striker<'_> {
             fault: fault.clone(),
             at,
             outstanding,
+            letters,
             in_vain: 0,
             mended,
             flowed: None,

@@ -6,6 +6,7 @@ use super::balance::{Balance, Excuse, Sums};
 use super::options::Options;
 use super::strike::Struck;
 use super::subject::Route;
+use super::users::MailSums;
 use crate::bench::progress::grouped;
 use crate::broker::Delivery;
 
@@ -76,6 +77,22 @@ fn of_route(options: &Options, route: Route, all: &Sums) -> Vec<String> {
     sentences
 }
 
+/// The same of what was written to users, which no way of delivery excuses: accepted means kept.
+pub fn of_users(sums: &MailSums) -> Vec<String> {
+    let counts = [
+        (sums.lost, "accepted messages were never seen by the user they were for"),
+        (sums.reordered, "messages to users came behind later ones of the same writer"),
+        (sums.unwanted, "messages to users came to somebody else"),
+        (sums.disconnected, "sessions of users and of who writes to them were ended without a cause"),
+    ];
+    let found = counts.into_iter().filter(|(count, _)| *count > 0);
+    let mut sentences: Vec<String> = found.map(|(count, what)| format!("{} {what}", grouped(count))).collect();
+    if sums.accepted == 0 {
+        sentences.push("no message to a user was accepted, so nothing is proved of them".to_owned());
+    }
+    sentences
+}
+
 fn of_stream(all: &Sums) -> Vec<(u64, &'static str)> {
     vec![
         (all.lost, "were lost"),
@@ -133,6 +150,7 @@ mod tests {
             fault,
             at: seconds(20),
             outstanding: 1,
+            letters: 0,
             in_vain: 0,
             mended: seconds(21),
             flowed: Some(seconds(22)),
@@ -202,6 +220,17 @@ mod tests {
             let sums = Sums { disconnected: 2, ..Sums::default() };
             assert_eq!(verdict(line, sums), ["2 connections for the broadcast were ended without a cause"]);
         }
+    }
+
+    #[test]
+    fn nothing_excuses_what_users_did_not_see() {
+        let sums = MailSums { accepted: 9, seen: 9, told: 3, repeated: 2, ..MailSums::default() };
+        assert_eq!(of_users(&sums), [""; 0], "what was told may be missing, and what comes again has its id");
+        let sums = MailSums { accepted: 9, lost: 1, reordered: 2, unwanted: 3, disconnected: 4, ..sums };
+        let first_words = ["1 accepted", "2 messages", "3 messages", "4 sessions"];
+        assert!(of_users(&sums).iter().zip(first_words).all(|(sentence, words)| sentence.starts_with(words)));
+        assert_eq!(of_users(&sums).len(), 4);
+        assert_eq!(of_users(&MailSums::default()).len(), 1, "a run in which nobody wrote proves nothing");
     }
 
     #[test]
