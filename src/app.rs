@@ -29,7 +29,7 @@ use crate::place::Delivered;
 use crate::presence::Presence;
 use crate::session::{Limits, NoResumption, OfUsers, Rate, Sessions};
 use crate::stop::{self, Patience};
-use crate::users::Users;
+use crate::users::{Manner, Users};
 
 /// Files that the process needs beside its sessions: listener, logs, broker connections, requests under way.
 const FILES_KEPT_FREE: u64 = 128;
@@ -124,8 +124,7 @@ impl App {
             broker.clone(),
             mailboxes,
             Arc::new(presence.clone()),
-            Duration::from_millis(self.config.letter_ack_timeout_ms),
-            self.config.unread,
+            manner(&self.config),
             self.metrics.letters.clone(),
         );
         let verifier = identification::verifier(&self.config)?;
@@ -392,13 +391,20 @@ fn resumption(config: &Config) -> Result<(), NoResumption> {
     }
 }
 
+fn manner(config: &Config) -> Manner {
+    Manner {
+        acknowledgement_timeout: Duration::from_millis(config.letter_ack_timeout_ms),
+        unread: config.unread,
+        mailbox_idle: Duration::from_secs(config.mailbox_idle_s),
+    }
+}
+
 fn mailbox_bounds(config: &Config) -> MailboxBounds {
     MailboxBounds {
         messages_max: config.unread_messages_max,
         bytes_max: config.unread_bytes_max,
         age_max: Duration::from_secs(config.unread_age_s),
-        // Else messages would go before their time.
-        idle_max: Duration::from_secs(config.mailbox_idle_s.max(config.unread_age_s)),
+        idle_max: Duration::from_secs(config.mailbox_idle_s),
     }
 }
 

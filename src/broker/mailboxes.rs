@@ -25,9 +25,16 @@ pub struct MailboxBounds {
     pub bytes_max: usize,
     /// After this a message is kept no more.
     pub age_max: Duration,
-    /// After this without a reader or a new membership the mailbox itself goes, and with it the user's memberships. At least as
-    /// long as `age_max`, or messages would go sooner.
+    /// After this without a reader, a message by name or a new membership the mailbox need not stand any more, and with it the
+    /// user's memberships.
     pub idle_max: Duration,
+}
+
+impl MailboxBounds {
+    /// For how long a mailbox stands from its last use on: whatever is put into it while it need stand is kept for its time.
+    pub fn lease(&self) -> Duration {
+        self.idle_max + self.age_max
+    }
 }
 
 /// Which mailbox: of what is read when the user comes, or of what waits until the user asks for it.

@@ -8,7 +8,7 @@ use super::broker::{BrokerChoice, BrokerUri};
 use super::error::Error;
 use super::identity::Anonymous;
 use super::load::Sources;
-use super::options::Config;
+use super::options::{Config, MAILBOX_IDLE_S_MAX};
 use crate::identity::{self, InvalidKeys, Key, KeySet, Place};
 
 /// Longest header of a WebSocket frame (RFC 6455 §5.2): 2 bytes, 8 of length, 4 of mask.
@@ -22,7 +22,22 @@ pub fn check(config: &Config, sources: &Sources) -> Result<(), Error> {
     instance_is_free(config, sources)?;
     file_has_api_keys(config, sources)?;
     identity(config, sources)?;
+    mailboxes_fit_rabbitmq(config, sources)?;
     ca_file_is_used(config, sources)
+}
+
+/// A queue of RabbitMQ's lives for 2^32 ms at most, and a mailbox for the sum of these.
+fn mailboxes_fit_rabbitmq(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let (idle_s, age_s) = (config.mailbox_idle_s, config.unread_age_s);
+    if idle_s + age_s <= MAILBOX_IDLE_S_MAX {
+        return Ok(());
+    }
+    Err(Error::Value {
+        label: sources.label("mailbox_idle_s").to_owned(),
+        shown: idle_s.to_string(),
+        detail: Some("RabbitMQ keeps no mailbox for so long".to_owned()),
+        allowed: format!("at most {MAILBOX_IDLE_S_MAX} together with {age_s}, {}", sources.label("unread_age_s")),
+    })
 }
 
 fn ping_comes_before_idle(config: &Config, sources: &Sources) -> Result<(), Error> {

@@ -25,7 +25,7 @@ use crate::session::{BURST_MAX, SlowReader};
 use crate::users::Unread;
 
 /// Longest time that RabbitMQ takes for a queue's life: 2^32 ms.
-const MAILBOX_IDLE_S_MAX: u64 = 49 * DAY_MS / 1000;
+pub(super) const MAILBOX_IDLE_S_MAX: u64 = 49 * DAY_MS / 1000;
 
 /// Longest interval or timeout: a day. More is a slip of the unit.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -462,8 +462,8 @@ options! {
         }
         mailbox_idle_s: u64 = number("SECONDS", 60..=MAILBOX_IDLE_S_MAX) => {
             default: "1209600",
-            help: "When a user has not been here for so long, the mailbox and the memberships in groups go; at least \
-                   unread_age_s.",
+            help: "How long a mailbox and the user's memberships in groups stand when the user was last here, was last written \
+                   to by name, or was last assigned; what is in the mailbox then is kept for its time.",
             reason: "Two weeks: a mailbox costs RabbitMQ some memory for as long as it stands, though it be empty.",
         }
         unread: Unread = parsed("WAY", "push or pull") => {

@@ -58,11 +58,19 @@ pub enum Dropped {
     Expired,
     /// The one session that it is meant for is gone.
     NoSession,
+    /// Its properties are not UTF-8, and it would have come again and again.
+    Unreadable,
 }
 
 impl Dropped {
-    const ALL: [Dropped; 5] =
-        [Dropped::Oversized, Dropped::NotATopic, Dropped::Repeated, Dropped::Expired, Dropped::NoSession];
+    const ALL: [Dropped; 6] = [
+        Dropped::Oversized,
+        Dropped::NotATopic,
+        Dropped::Repeated,
+        Dropped::Expired,
+        Dropped::NoSession,
+        Dropped::Unreadable,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -71,6 +79,7 @@ impl Dropped {
             Dropped::Repeated => "repeated",
             Dropped::Expired => "expired",
             Dropped::NoSession => "no_session",
+            Dropped::Unreadable => "unreadable",
         }
     }
 }

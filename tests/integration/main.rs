@@ -18,6 +18,7 @@ mod outage;
 mod presence;
 mod rabbitmq;
 mod resume;
+mod returns;
 mod stream;
 
 mod compression;

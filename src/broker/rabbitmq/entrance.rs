@@ -22,8 +22,10 @@ use lapin::{Channel, ExchangeKind};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::connection::{Endpoints, discard};
 use super::envelope;
 use super::link::Trouble;
+use super::poison;
 use super::spool;
 use super::topology::Names;
 use crate::broker::{NotAccepted, Receipt, Settle};
@@ -48,23 +50,51 @@ pub struct Entrance {
 }
 
 /// What became of a delivery.
-type Outcome = (u64, Result<(), NotAccepted>);
+struct Outcome {
+    tag: u64,
+    again: bool,
+    outcome: Result<(), NotAccepted>,
+}
 
 struct Told {
     tag: u64,
+    /// It came before.
+    again: bool,
     outcomes: mpsc::UnboundedSender<Outcome>,
 }
 
 impl Settle for Told {
     fn settled(&self, outcome: Result<(), NotAccepted>) {
         // The broker gives it to somebody else if this connection is gone.
-        let _ = self.outcomes.send((self.tag, outcome));
+        let _ = self.outcomes.send(Outcome { tag: self.tag, again: self.again, outcome });
     }
 }
 
 impl Entrance {
+    /// Takes what comes, whatever becomes of connections, until it is dropped.
+    pub async fn run(self, mut endpoints: Endpoints) {
+        let mut unreadable = 0;
+        loop {
+            let trouble = match endpoints.connect().await {
+                Ok(connection) => {
+                    let trouble = self.serve(&connection).await.err();
+                    discard(connection).await;
+                    trouble
+                }
+                Err(trouble) => Some(trouble),
+            };
+            let Some(trouble) = trouble else { continue };
+            log::debug!("the connection of the entrance for users is lost: {trouble}");
+            unreadable = if trouble.is_unreadable() { unreadable + 1 } else { 0 };
+            if unreadable >= poison::SUSPICIOUS_AFTER {
+                poison::remove(&mut endpoints, vec![self.names.users.clone()], PREFETCH, &self.metrics).await;
+            }
+            tokio::time::sleep(PAUSE.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+        }
+    }
+
     /// Takes what comes over one connection; ends only by trouble.
-    pub async fn serve(&self, connection: &Object) -> Result<(), Trouble> {
+    async fn serve(&self, connection: &Object) -> Result<(), Trouble> {
         let channel = connection.create_channel().await?;
         self.declare(&channel).await?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
@@ -77,8 +107,8 @@ impl Entrance {
         loop {
             tokio::select! {
                 biased;
-                Some((tag, outcome)) = told.recv() => {
-                    self.settle(&channel, tag, outcome, &mut failed).await?;
+                Some(outcome) = told.recv() => {
+                    self.settle(&channel, outcome, &mut failed).await?;
                     if !failed.is_empty() {
                         retry_at.get_or_insert_with(|| Instant::now() + PAUSE);
                     }
@@ -117,12 +147,12 @@ impl Entrance {
     /// Hands a message on; while there is no room for it, nothing more is taken.
     async fn take(&self, delivery: Delivery, outcomes: &mpsc::UnboundedSender<Outcome>) {
         let tag = delivery.delivery_tag;
-        let told = Told { tag, outcomes: outcomes.clone() };
+        let told = Told { tag, again: delivery.redelivered, outcomes: outcomes.clone() };
         let fits = delivery.data.len() <= self.message_bytes_max;
         let user = UserName::parse(delivery.routing_key.as_str()).ok().filter(|_| fits);
         let Some(message) = user.and_then(|user| envelope::open_letter(delivery, &self.names, &user)) else {
             self.metrics.dropped(if fits { Dropped::NotATopic } else { Dropped::Oversized });
-            return told.settled(Err(NotAccepted::MailboxFull));
+            return Told { again: true, ..told }.settled(Err(NotAccepted::MailboxFull));
         };
         let id = message.id.clone().unwrap_or_else(|| self.message_ids.next());
         self.spool.take(Message { id: Some(id), ..message }, Receipt::to(Arc::new(told))).await;
@@ -131,13 +161,15 @@ impl Entrance {
     async fn settle(
         &self,
         channel: &Channel,
-        tag: u64,
-        outcome: Result<(), NotAccepted>,
+        Outcome { tag, again, outcome }: Outcome,
         failed: &mut BTreeSet<u64>,
     ) -> Result<(), lapin::Error> {
         match outcome {
             Ok(()) => channel.basic_ack(tag, BasicAckOptions { multiple: false }).await,
-            Err(NotAccepted::MailboxFull) => channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await,
+            // Twice, for a mailbox on a node that has just died refuses, too.
+            Err(NotAccepted::MailboxFull) if again => {
+                channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await
+            }
             Err(_) => {
                 failed.insert(tag);
                 Ok(())

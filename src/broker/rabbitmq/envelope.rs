@@ -239,6 +239,13 @@ pub fn open(delivery: Delivery, names: &Names) -> Result<(Message, Option<Origin
     Ok((message(target, &properties, data), origin))
 }
 
+/// Whether what came back is this message, which was published with this number by the same routing key.
+pub fn is_of(message: &Message, number: Option<u64>, returned: &Delivery) -> bool {
+    let properties = &returned.properties;
+    let id = properties.message_id().as_ref().map(ShortString::as_str);
+    id == message.id.as_ref().map(MessageId::as_str) && properties.headers().as_ref().and_then(sequence) == number
+}
+
 /// What says to every instance that a mailbox stands.
 pub fn mailbox_made(user: &UserName) -> BasicProperties {
     let mut headers = FieldTable::default();

@@ -22,6 +22,7 @@ mod mailboxes;
 mod outstanding;
 mod partitions;
 mod peers;
+mod poison;
 mod publisher;
 mod route;
 mod sequence;
@@ -108,7 +109,8 @@ pub struct RabbitMq {
     /// Until it was told to end.
     publishing: Mutex<Option<JoinHandle<()>>>,
     abort_publishing: AbortHandle,
-    abort_mailboxes: AbortHandle,
+    /// What reads mailboxes, does errands to them, and lets programs write to users.
+    abort_of_users: [AbortHandle; 3],
     /// With what ends it.
     consuming: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
@@ -148,7 +150,8 @@ impl RabbitMq {
             message_bytes_max: settings.message_bytes_max,
             metrics: metrics.clone(),
         };
-        let (mailboxes, abort_mailboxes) = RabbitMailboxes::start(&settings, names.clone(), entrance);
+        let (mailboxes, [reading, errands]) = RabbitMailboxes::start(&settings, names.clone());
+        let entering = tokio::spawn(entrance.run(Endpoints::new(&settings, "entrance"))).abort_handle();
         let endpoints = Endpoints::new(&settings, "publishing");
         let publisher = Publisher::new(endpoints, names.clone(), &settings, spool, around);
         let incarnation = settings.incarnation.clone();
@@ -188,7 +191,7 @@ impl RabbitMq {
         let broker = RabbitMq {
             intake,
             mailboxes,
-            abort_mailboxes,
+            abort_of_users: [reading, errands, entering],
             link: link.subscribe(),
             archive,
             abort_publishing: publishing.abort_handle(),
@@ -243,7 +246,7 @@ impl Broker for RabbitMq {
         Box::pin(async move {
             // Long over, unless the broker would not confirm.
             self.abort_publishing.abort();
-            self.abort_mailboxes.abort();
+            self.abort_of_users.iter().for_each(AbortHandle::abort);
             let consuming = self.consuming.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some((stop, consuming)) = consuming {
                 drop(stop);

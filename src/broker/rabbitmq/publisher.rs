@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{Channel, Confirmation, Event, PublisherConfirm};
+use lapin::{Channel, Event, PublisherConfirm};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ use super::gate::{Gate, Moved};
 use super::lanes::{Lane, Lanes};
 use super::link::{Side, Trouble, interval, is_of_one_channel};
 use super::mailboxes;
-use super::outstanding::{Outstanding, Settled};
+use super::outstanding::{Outcome, Outstanding, Settled};
 use super::sequence::Numbers;
 use super::spool::{Entry, Spool};
 use super::to_users::{ToUsers, Verdict};
@@ -47,9 +47,6 @@ const BEACON_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time to make the mailboxes that are wanted.
 const MAKING_MAX: Duration = Duration::from_secs(30);
-
-/// How often a message to a user may be on its way when the link breaks, until it is taken for the reason.
-const HANDED_OVER_MAX: u32 = 5;
 
 /// Pause before what the broker refused is published again: the next try may find a queue or a binding made anew.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -85,7 +82,7 @@ impl Publisher {
             around,
             outstanding: Outstanding::default(),
             to_backends: Outstanding::default(),
-            to_users: ToUsers::default(),
+            to_users: ToUsers::new(&settings.mailboxes),
             to_peers: Outstanding::default(),
             mailboxes: settings.mailboxes,
             refused: Vec::new(),
@@ -175,13 +172,13 @@ struct PublishingLink {
     timeout: Duration,
     around: Surroundings,
     /// Of what instances hear, beacons among it.
-    outstanding: Outstanding,
+    outstanding: Outstanding<Entry>,
     /// Of what is said to backends.
-    to_backends: Outstanding,
+    to_backends: Outstanding<Entry>,
     /// Of what is said to users.
     to_users: ToUsers,
     /// Of what instances tell each other.
-    to_peers: Outstanding,
+    to_peers: Outstanding<Entry>,
     mailboxes: MailboxBounds,
     /// What instances should have heard and was nacked or returned, oldest first. While there are any, nothing else is
     /// published to them: what comes later would overtake them.
@@ -213,9 +210,9 @@ impl PublishingLink {
                 self.put_back(spool);
                 self.paused_until = Some(Instant::now() + RETRY_PAUSE);
             }
-            if let Some(users) = self.to_users.wanted().filter(|_| making.is_none()) {
+            if let Some(wanted) = self.to_users.begin_making() {
                 let (names, bounds) = (self.names.clone(), self.mailboxes);
-                let making_all = async move { mailboxes::make_all(connection, &names, bounds, users).await };
+                let making_all = async move { mailboxes::make_all(connection, &names, bounds, wanted).await };
                 making = Some(Box::pin(tokio::time::timeout(MAKING_MAX, making_all)));
             }
             let on_their_way = self.to_backends.len() + self.to_users.outstanding.len() + self.to_peers.len();
@@ -234,7 +231,7 @@ impl PublishingLink {
                 made = end_of(&mut making) => {
                     making = None;
                     let made = made.map_err(|_| Trouble::passing("no mailbox was made in time"))?;
-                    self.publish_again(channels, &made?, spool);
+                    self.publish_aside(channels, &made?, spool);
                 }
                 moved = self.around.gate.moved() => {
                     if moved == (Moved::Opened { lost: true }) {
@@ -282,10 +279,11 @@ impl PublishingLink {
     }
 
     /// The oldest on its way whose sender waits to be told.
-    fn oldest(&self) -> Option<&Entry> {
-        let of = |outstanding| Outstanding::entries(outstanding).find(|entry| entry.is_awaited());
-        let all = [&self.outstanding, &self.to_backends, &self.to_users.outstanding, &self.to_peers];
-        all.map(of).into_iter().flatten().min_by_key(|entry| entry.since())
+    fn oldest<'a>(&'a self) -> Option<&'a Entry> {
+        let of = |outstanding: &'a Outstanding<Entry>| outstanding.entries().find(|entry| entry.is_awaited());
+        let all = [&self.outstanding, &self.to_backends, &self.to_peers].map(of);
+        let to_users = self.to_users.entries().find(|entry| entry.is_awaited());
+        all.into_iter().flatten().chain(to_users).min_by_key(|entry| entry.since())
     }
 
     /// The broker may have lost what it had confirmed, so that goes first; nothing is outstanding while the gate is shut.
@@ -299,11 +297,8 @@ impl PublishingLink {
     fn put_all_back(&mut self, spool: &mut Spool) {
         let to_backends: Vec<Entry> = self.to_backends.drain().collect();
         spool.put_back(to_backends.into_iter());
-        let mut to_users = self.to_users.drain();
-        // What ends the link time and again must not do so for ever.
-        if to_users.first().is_some_and(|first| first.handed_over >= HANDED_OVER_MAX) {
-            to_users.remove(0).refuse(NotAccepted::Unconfirmed);
-        }
+        let (to_users, culprit) = self.to_users.drain();
+        culprit.into_iter().for_each(|entry| entry.refuse(NotAccepted::Unconfirmed));
         spool.put_back(to_users.into_iter());
         let to_peers: Vec<Entry> = self.to_peers.drain().collect();
         spool.put_back(to_peers.into_iter());
@@ -326,45 +321,43 @@ impl PublishingLink {
             && self.outstanding.len() < self.window
             && let Some(entry) = spool.next(Lane::Instances)
         {
-            let writing = self.write(&channels.instances, &entry);
-            self.outstanding.begin(writing, Some(entry.on_its_way()), Instant::now() + self.timeout);
+            let (key, writing) = self.write(&channels.instances, &entry);
+            self.outstanding.begin(writing, Some((entry.on_its_way(), key)), Instant::now() + self.timeout);
         }
         while open.backends
             && self.to_backends.len() < self.window
             && let Some(entry) = spool.next(Lane::Backends)
         {
-            let writing = self.write(&channels.backends, &entry);
+            let (key, writing) = self.write(&channels.backends, &entry);
             // By then a beacon behind it is confirmed, or the link is given up.
             let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
-            self.to_backends.begin(writing, Some(entry.on_its_way()), deadline);
+            self.to_backends.begin(writing, Some((entry.on_its_way(), key)), deadline);
         }
         while open.users
             && self.to_users.is_open(self.window)
             && let Some(entry) = spool.next(Lane::Users)
         {
-            if !self.to_users.lets_pass(&entry) {
-                spool.put_back([entry].into_iter());
-                break;
-            }
-            let writing = self.write(&channels.users, &entry);
+            let Some(entry) = self.to_users.admit(entry) else { continue };
+            let (key, writing) = self.write(&channels.users, &entry);
             let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
-            self.to_users.outstanding.begin(writing, Some(entry.on_its_way()), deadline);
+            self.to_users.outstanding.begin(writing, Some((entry.on_its_way(), key)), deadline);
         }
         while open.peers
             && self.to_peers.len() < self.window
             && let Some(entry) = spool.next(Lane::Peers)
         {
-            let writing = self.write(&channels.peers, &entry);
+            let (key, writing) = self.write(&channels.peers, &entry);
             let deadline = Instant::now() + BEACON_INTERVAL + 2 * self.timeout;
-            self.to_peers.begin(writing, Some(entry.on_its_way()), deadline);
+            self.to_peers.begin(writing, Some((entry.on_its_way(), key)), deadline);
         }
     }
 
+    /// The routing key, and what writes the message.
     fn write(
         &self,
         channel: &Channel,
         entry: &Entry,
-    ) -> impl Future<Output = lapin::Result<PublisherConfirm>> + Send + use<> {
+    ) -> (ShortString, impl Future<Output = lapin::Result<PublisherConfirm>> + Send + use<>) {
         if !entry.message.target.is_between_instances() {
             self.metrics.published(1);
             self.metrics.republished(u64::from(entry.handed_over > 0));
@@ -375,8 +368,8 @@ impl PublishingLink {
         // that is so of a stream that is not back yet.) But nobody has to be interested in a topic that is kept nowhere.
         let mandatory = self.streams || !matches!(entry.message.target, Target::Topic(_));
         let options = BasicPublishOptions { mandatory, ..Default::default() };
-        let (channel, payload) = (channel.clone(), entry.message.payload.clone());
-        async move { channel.basic_publish(exchange, key, options, &payload, properties).await }
+        let (channel, payload, by) = (channel.clone(), entry.message.payload.clone(), key.clone());
+        (key, async move { channel.basic_publish(exchange, by, options, &payload, properties).await })
     }
 
     fn beacon(&mut self, channel: &Channel, spool: &Spool) {
@@ -410,19 +403,19 @@ impl PublishingLink {
     }
 
     /// What the broker has is settled; what it refused is the answer.
-    fn settle(&self, settled: Vec<Settled>, spool: &mut Spool) -> Vec<(Entry, Refused)> {
+    fn settle(&self, settled: Vec<Settled<Entry>>, spool: &mut Spool) -> Vec<(Entry, Refused)> {
         let mut refused = Vec::new();
-        for (entry, confirmation) in settled {
-            match confirmation {
-                Confirmation::Ack(None) => {
+        for (entry, outcome) in settled {
+            match outcome {
+                Outcome::Confirmed => {
                     self.metrics.confirmed(u64::from(!entry.message.target.is_between_instances()));
                     spool.confirm(entry);
                 }
-                Confirmation::Ack(Some(_returned)) => {
+                Outcome::Returned => {
                     self.metrics.returned(1);
                     refused.push((entry, Refused::Returned));
                 }
-                Confirmation::Nack(_) | Confirmation::NotRequested => {
+                Outcome::Nacked => {
                     self.metrics.nacked(1);
                     refused.push((entry, Refused::Nacked));
                 }
@@ -432,7 +425,7 @@ impl PublishingLink {
     }
 
     /// What instances are to hear is published again, whatever it was refused for.
-    fn settle_to_instances(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+    fn settle_to_instances(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
         for (entry, refused) in self.settle(settled, spool) {
             if refused == Refused::Returned {
                 self.around.unroutable.notify_one();
@@ -442,7 +435,7 @@ impl PublishingLink {
     }
 
     /// Of what backends are to hear, the sender is told.
-    fn settle_to_backends(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+    fn settle_to_backends(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
         for (entry, refused) in self.settle(settled, spool) {
             let why = match refused {
                 Refused::Returned => NotAccepted::NoBackend,
@@ -453,7 +446,7 @@ impl PublishingLink {
     }
 
     /// Of what concerns users, the sender is told; but first what found no mailbox is published again, into a new one.
-    fn settle_to_users(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+    fn settle_to_users(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
         for verdict in self.to_users.settle(settled, &self.metrics) {
             match verdict {
                 Verdict::Confirmed(entry) => {
@@ -466,7 +459,7 @@ impl PublishingLink {
     }
 
     /// Of what one instance was to hear, the sender is told when that is gone.
-    fn settle_to_peers(&mut self, settled: Vec<Settled>, spool: &mut Spool) {
+    fn settle_to_peers(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
         for (entry, refused) in self.settle(settled, spool) {
             refuse(
                 entry,
@@ -475,9 +468,9 @@ impl PublishingLink {
         }
     }
 
-    /// Publishes again what waited for these mailboxes; before it goes word of them, so that whoever hears of none is told of
+    /// Publishes what waited for these mailboxes; before it goes word of them, so that whoever hears of none is told of
     /// nothing that stands in it.
-    fn publish_again(&mut self, channels: &Channels, made: &HashSet<MailboxName>, spool: &mut Spool) {
+    fn publish_aside(&mut self, channels: &Channels, made: &HashSet<MailboxName>, spool: &mut Spool) {
         for name in made.iter().filter(|name| !name.is_asked_for) {
             let (channel, names, user) = (channels.users.clone(), self.names.clone(), name.user.clone());
             let writing = async move {
@@ -486,9 +479,9 @@ impl PublishingLink {
             };
             self.to_users.outstanding.begin(writing, None, Instant::now() + self.timeout);
         }
-        let (again, without) = self.to_users.made(made);
-        spool.put_back(again.into_iter());
+        let (ready, without) = self.to_users.end_making(made);
         without.into_iter().for_each(|entry| refuse(entry, NotAccepted::NoMailbox));
+        spool.put_back(ready.into_iter());
     }
 
     fn note(&mut self, event: Option<Event>) -> Result<(), Trouble> {
@@ -502,7 +495,7 @@ impl PublishingLink {
                 let deadline = Instant::now() + self.timeout;
                 self.outstanding.postpone(deadline);
                 self.to_backends.postpone(deadline + self.timeout);
-                self.to_users.postpone(deadline + self.timeout);
+                self.to_users.outstanding.postpone(deadline + self.timeout);
                 self.to_peers.postpone(deadline + self.timeout);
                 self.around.side.up();
             }
@@ -516,7 +509,7 @@ impl PublishingLink {
 
     /// The next of those that are waited for no longer, though others are confirmed.
     fn late(&mut self) -> Option<Entry> {
-        let late = self.to_backends.give_up_late().or_else(|| self.to_users.give_up_late());
+        let late = self.to_backends.give_up_late().or_else(|| self.to_users.outstanding.give_up_late());
         late.or_else(|| self.to_peers.give_up_late())
     }
 
@@ -538,7 +531,7 @@ impl PublishingLink {
 
 /// Tells a sender why backends do not have its message; or, if they may have it from an earlier time, that nobody knows.
 fn refuse(entry: Entry, why: NotAccepted) {
-    let is_first_time = entry.handed_over == 1;
+    let is_first_time = entry.handed_over <= 1;
     entry.refuse(if is_first_time { why } else { NotAccepted::Unconfirmed });
 }
 

@@ -10,10 +10,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lapin::message::Delivery;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::envelope;
 use super::lanes::{Lane, Lanes, Waiting};
+use super::outstanding::Published;
 use super::route::Route;
 use super::sequence::Numbers;
 use crate::broker::{NotAccepted, Receipt};
@@ -99,6 +102,12 @@ pub struct Entry {
     pub handed_over: u32,
     /// Who is told what becomes of it; none, where that was told before.
     sender: Option<(Receipt, Place)>,
+}
+
+impl Published for Entry {
+    fn is(&self, returned: &Delivery) -> bool {
+        envelope::is_of(&self.message, self.number, returned)
+    }
 }
 
 impl Entry {

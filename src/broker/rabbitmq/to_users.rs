@@ -1,32 +1,41 @@
 //! What is said to users, on its way to their mailboxes.
 //!
-//! What finds no mailbox comes back. Then nothing else of this lane is published until the mailbox is made and what came
-//! back is on its way again, in order. That holds for a user's first message only if no later one slips in: so of a user
-//! whose mailbox was not seen so far one message is on its way at a time.
+//! A mailbox goes when nobody has used it for long, and RabbitMQ counts neither what is written to it nor what is in it as
+//! use, only who declares or reads it. So whoever writes declares it first, unless it has done so lately: it stands then,
+//! and for as long as the message is to be kept. Meanwhile what comes behind waits, too, which keeps the order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
-use lapin::Confirmation;
 use tokio::time::Instant;
 
-use super::outstanding::{Outstanding, Settled};
+use super::outstanding::{Outcome, Outstanding, Settled};
 use super::spool::Entry;
-use crate::broker::{MailboxName, NotAccepted};
+use crate::broker::{MailboxBounds, MailboxName, NotAccepted};
 use crate::metrics::BrokerMetrics;
 
-/// Users whose mailboxes are remembered to stand; past them all are forgotten, and each is seen again.
+/// Mailboxes that are remembered; past them all are forgotten, and each is declared again.
 const KNOWN_MAX: usize = 100_000;
 
-#[derive(Default)]
+/// Messages that wait together for mailboxes.
+const ASIDE_MAX: usize = 1024;
+
+/// How often a message may be handed to the broker: what comes back again and again, or ends the link, must not do so for
+/// ever.
+const HANDED_OVER_MAX: u32 = 5;
+
 pub struct ToUsers {
-    pub outstanding: Outstanding,
-    /// What found no mailbox, oldest first.
+    pub outstanding: Outstanding<Entry>,
+    /// What found no mailbox, though one had stood, oldest first. Older than what is outstanding.
     returned: Vec<Entry>,
-    known: HashSet<MailboxName>,
-    /// Whose first message is on its way.
-    doubted: HashSet<MailboxName>,
-    /// The next message waits for one of these.
-    waits: bool,
+    /// What waits for a mailbox, and what is behind it, oldest first. Newer than what is outstanding.
+    aside: Vec<Entry>,
+    /// When a mailbox was last declared.
+    known: HashMap<MailboxName, Instant>,
+    /// For so long after that what is written to it is kept as long as it should be.
+    known_for: Duration,
+    /// Mailboxes are being made.
+    is_making: bool,
 }
 
 /// What is done with what was settled.
@@ -36,99 +45,114 @@ pub enum Verdict {
 }
 
 impl ToUsers {
+    pub fn new(bounds: &MailboxBounds) -> ToUsers {
+        ToUsers {
+            outstanding: Outstanding::default(),
+            returned: Vec::new(),
+            aside: Vec::new(),
+            known: HashMap::new(),
+            known_for: bounds.idle_max,
+            is_making: false,
+        }
+    }
+
     pub fn is_idle(&self) -> bool {
-        self.outstanding.is_empty() && self.returned.is_empty()
+        self.outstanding.is_empty() && !self.has_waiting()
     }
 
-    /// Whether more may go.
+    fn has_waiting(&self) -> bool {
+        !(self.returned.is_empty() && self.aside.is_empty())
+    }
+
+    /// Everything that is not settled.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.returned.iter().chain(self.outstanding.entries()).chain(&self.aside)
+    }
+
+    /// Whether more may come.
     pub fn is_open(&self, window: usize) -> bool {
-        self.returned.is_empty() && !self.waits && self.outstanding.len() < window
+        !self.is_making && self.aside.len() < ASIDE_MAX && self.outstanding.len() < window
     }
 
-    /// Whether a message may go now; if so it is counted as being on its way.
-    pub fn lets_pass(&mut self, entry: &Entry) -> bool {
-        let unknown = MailboxName::of(&entry.message.target).filter(|name| !self.known.contains(name));
-        let passes = unknown.is_none_or(|name| self.doubted.insert(name));
-        self.waits = !passes;
-        passes
+    /// Takes a message; gives it back if it may be published now.
+    pub fn admit(&mut self, entry: Entry) -> Option<Entry> {
+        if !self.has_waiting() && self.stands(&entry) {
+            return Some(entry);
+        }
+        self.aside.push(entry);
+        None
+    }
+
+    /// Whether it needs no mailbox to be made.
+    fn stands(&self, entry: &Entry) -> bool {
+        MailboxName::of(&entry.message.target).is_none_or(|name| self.is_known(&name))
+    }
+
+    fn is_known(&self, name: &MailboxName) -> bool {
+        self.known.get(name).is_some_and(|declared| declared.elapsed() < self.known_for)
     }
 
     /// Sorts what the broker has said.
-    pub fn settle(&mut self, settled: Vec<Settled>, metrics: &BrokerMetrics) -> Vec<Verdict> {
-        self.waits = false;
+    pub fn settle(&mut self, settled: Vec<Settled<Entry>>, metrics: &BrokerMetrics) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(settled.len());
-        for (entry, confirmation) in settled {
-            let mailbox = MailboxName::of(&entry.message.target);
-            if let Some(mailbox) = &mailbox {
-                self.doubted.remove(mailbox);
-            }
-            match confirmation {
-                Confirmation::Ack(None) => {
-                    mailbox.into_iter().for_each(|name| self.note(name));
-                    verdicts.push(Verdict::Confirmed(entry));
-                }
-                Confirmation::Ack(Some(_returned)) => {
-                    metrics.returned(1);
-                    if let Some(name) = mailbox {
-                        self.known.remove(&name);
-                        self.returned.push(entry);
-                        continue;
-                    }
-                    verdicts.push(Verdict::Refused(entry, NotAccepted::NoMembers));
-                }
-                Confirmation::Nack(_) | Confirmation::NotRequested => {
+        for (entry, outcome) in settled {
+            match outcome {
+                Outcome::Confirmed => verdicts.push(Verdict::Confirmed(entry)),
+                Outcome::Nacked => {
                     metrics.nacked(1);
-                    mailbox.into_iter().for_each(|name| self.note(name));
                     verdicts.push(Verdict::Refused(entry, NotAccepted::MailboxFull));
+                }
+                Outcome::Returned => {
+                    metrics.returned(1);
+                    match MailboxName::of(&entry.message.target) {
+                        None => verdicts.push(Verdict::Refused(entry, NotAccepted::NoMembers)),
+                        Some(_) if entry.handed_over >= HANDED_OVER_MAX => {
+                            verdicts.push(Verdict::Refused(entry, NotAccepted::NoMailbox));
+                        }
+                        Some(name) => {
+                            // Somebody has removed it.
+                            self.known.remove(&name);
+                            self.returned.push(entry);
+                        }
+                    }
                 }
             }
         }
         verdicts
     }
 
-    fn note(&mut self, name: MailboxName) {
-        if self.known.len() >= KNOWN_MAX {
-            self.known.clear();
-        }
-        self.known.insert(name);
-    }
-
-    /// Whose mailboxes are to be made before anything else goes.
-    pub fn wanted(&self) -> Option<Vec<MailboxName>> {
-        if self.returned.is_empty() || !self.outstanding.is_empty() {
+    /// Whose mailboxes are to be made before anything else goes, now that nothing is on its way. The caller makes them.
+    pub fn begin_making(&mut self) -> Option<Vec<MailboxName>> {
+        if self.is_making || !self.has_waiting() || !self.outstanding.is_empty() {
             return None;
         }
-        let names = self.returned.iter().filter_map(|entry| MailboxName::of(&entry.message.target));
-        let names: HashSet<MailboxName> = names.collect();
-        Some(names.into_iter().collect())
+        self.is_making = true;
+        let names = self.entries().filter_map(|entry| MailboxName::of(&entry.message.target));
+        let unknown: HashSet<MailboxName> = names.filter(|name| !self.is_known(name)).collect();
+        Some(unknown.into_iter().collect())
     }
 
-    /// What is published again now that these mailboxes stand, and what cannot be.
-    pub fn made(&mut self, made: &HashSet<MailboxName>) -> (Vec<Entry>, Vec<Entry>) {
-        let stands = |entry: &Entry| MailboxName::of(&entry.message.target).is_none_or(|name| made.contains(&name));
-        std::mem::take(&mut self.returned).into_iter().partition(stands)
-    }
-
-    /// Everything that is not settled, oldest first. A broker that comes back may not have a mailbox for a moment, or not any
-    /// more: each is to be seen again, or a later message could find what an earlier one did not.
-    pub fn drain(&mut self) -> Vec<Entry> {
-        self.known.clear();
-        self.doubted.clear();
-        self.waits = false;
-        self.returned.drain(..).chain(self.outstanding.drain()).collect()
-    }
-
-    /// Gives up waiting for the oldest, if it is late.
-    pub fn give_up_late(&mut self) -> Option<Entry> {
-        let entry = self.outstanding.give_up_late()?;
-        self.waits = false;
-        if let Some(name) = MailboxName::of(&entry.message.target) {
-            self.doubted.remove(&name);
+    /// What is published now that these mailboxes stand, in its order, and what cannot be.
+    pub fn end_making(&mut self, made: &HashSet<MailboxName>) -> (Vec<Entry>, Vec<Entry>) {
+        self.is_making = false;
+        if self.known.len() + made.len() > KNOWN_MAX {
+            self.known.clear();
         }
-        Some(entry)
+        let now = Instant::now();
+        self.known.extend(made.iter().map(|name| (name.clone(), now)));
+        let waiting: Vec<Entry> = self.returned.drain(..).chain(self.aside.drain(..)).collect();
+        waiting.into_iter().partition(|entry| self.stands(entry))
     }
 
-    pub fn postpone(&mut self, deadline: Instant) {
-        self.outstanding.postpone(deadline);
+    /// Everything that is not settled, oldest first, and apart from it what has ended links too often. A broker that comes back
+    /// may not have a mailbox for a moment, or not any more: each is declared again.
+    pub fn drain(&mut self) -> (Vec<Entry>, Option<Entry>) {
+        self.known.clear();
+        self.is_making = false;
+        let returned = self.returned.drain(..);
+        let mut entries: Vec<Entry> = returned.chain(self.outstanding.drain()).chain(self.aside.drain(..)).collect();
+        let is_culprit = entries.first().is_some_and(|first| first.handed_over >= HANDED_OVER_MAX);
+        let culprit = is_culprit.then(|| entries.remove(0));
+        (entries, culprit)
     }
 }

@@ -59,13 +59,27 @@ async fn make(
     let channel = connection.create_channel().await?;
     match declare(&channel, names, bounds, mailbox).await {
         Ok(()) => Ok(Ok(channel.close(200, "made".into()).await?)),
-        // It stands with other bounds: those of an earlier configuration, or of an operator.
-        Err(error) if is_code(&error, 406) => Ok(Ok(())),
-        Err(error) => {
-            log::warn!("a mailbox cannot be made: {error}");
-            Ok(Err(error))
+        // It may stand with other bounds, those of an earlier configuration or of an operator; or there are as many queues as
+        // the virtual host may have.
+        Err(error) if is_code(&error, 406) => {
+            let channel = connection.create_channel().await?;
+            let options = QueueDeclareOptions { passive: true, ..Default::default() };
+            match channel.queue_declare(names.mailbox(mailbox), options, FieldTable::default()).await {
+                Ok(_) => Ok(Ok(channel.close(200, "seen".into()).await?)),
+                Err(_) => Ok(Err(refused(error))),
+            }
         }
+        Err(error) => Ok(Err(refused(error))),
     }
+}
+
+/// Says so, without the mailbox: its name is a user's.
+fn refused(error: lapin::Error) -> lapin::Error {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(error) => log::warn!("a mailbox cannot be made (AMQP {})", error.get_id()),
+        _ => log::warn!("a mailbox cannot be made: {error}"),
+    }
+    error
 }
 
 /// Classic: what is kept in it is on one node's disk, and a queue that mostly stands empty costs least so. When full it
@@ -84,7 +98,7 @@ async fn declare(
     arguments.insert("x-max-length-bytes".into(), number(bounds.bytes_max as u128));
     arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     arguments.insert("x-message-ttl".into(), number(bounds.age_max.as_millis()));
-    arguments.insert("x-expires".into(), number(bounds.idle_max.as_millis()));
+    arguments.insert("x-expires".into(), number(bounds.lease().as_millis()));
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare(names.mailbox(mailbox), options, arguments).await?;
     Ok(())

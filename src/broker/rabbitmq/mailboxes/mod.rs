@@ -17,10 +17,11 @@
 //! given new letters before the old ones are back; so whoever begins to read waits a moment for these
 //! ([`office::FIRST_WAIT`]), and puts back newer ones that came before them.
 
+mod errands;
 mod making;
 mod office;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,17 +34,18 @@ pub use making::make_all;
 
 use super::Settings;
 use super::connection::{Endpoints, discard};
-use super::entrance::Entrance;
+use super::poison;
 use super::topology::Names;
-use crate::broker::{Letter, MailboxBounds, MailboxName, Mailboxes, NotAccepted, Reader, Reading, Wanted};
+use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxName, Mailboxes, NotAccepted, Reader, Reading, Wanted};
 use crate::message::Message;
 use crate::metrics::BrokerMetrics;
 use crate::user::{GroupName, UserName};
+use errands::{Errand, Errands};
 
 /// How long it is tried to do what somebody waits for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Pause before a lost connection is made anew; half of it is chance.
+/// The longest pause before a lost connection is made anew.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What is asked of the task.
@@ -55,8 +57,12 @@ enum Asked {
     Made(UserName),
     /// Somebody may have made mailboxes without our hearing of it.
     LookAgain,
-    Change(Change, oneshot::Sender<Result<(), NotAccepted>>),
-    Take(MailboxName, usize, Wanted, oneshot::Sender<Result<Vec<Message>, NotAccepted>>),
+    /// What was seen when it was looked for a reading's mailbox, and which of its looks that was.
+    Looked {
+        reading: u64,
+        look: u64,
+        stands: bool,
+    },
 }
 
 /// A membership that begins or ends.
@@ -79,25 +85,36 @@ struct Held {
 #[derive(Clone)]
 pub struct RabbitMailboxes {
     asked: mpsc::UnboundedSender<Asked>,
+    errands: mpsc::UnboundedSender<Errand>,
 }
 
 impl RabbitMailboxes {
-    /// Starts the task. It works until it is aborted.
-    pub fn start(settings: &Settings, names: Names, entrance: Entrance) -> (RabbitMailboxes, AbortHandle) {
+    /// Starts the tasks. They work until they are aborted.
+    pub fn start(settings: &Settings, names: Names) -> (RabbitMailboxes, [AbortHandle; 2]) {
         let (asked, orders) = mpsc::unbounded_channel();
+        let (errands, errands_out) = mpsc::unbounded_channel();
         let supervisor = Supervisor {
             endpoints: Endpoints::new(settings, "mailboxes"),
-            names,
-            bounds: settings.mailboxes,
+            names: names.clone(),
             message_bytes_max: settings.message_bytes_max,
             metrics: settings.metrics.clone(),
             asked: asked.clone(),
             orders,
-            entrance,
+            errands: errands.clone(),
             readings: Readings::default(),
             connections: 0,
+            unreadable: 0,
         };
-        (RabbitMailboxes { asked }, tokio::spawn(supervisor.run()).abort_handle())
+        let errand_task = Errands {
+            endpoints: Endpoints::new(settings, "errands"),
+            names,
+            bounds: settings.mailboxes,
+            orders: errands_out,
+            asked: asked.clone(),
+            waiting: VecDeque::new(),
+        };
+        let tasks = [tokio::spawn(supervisor.run()).abort_handle(), tokio::spawn(errand_task.run()).abort_handle()];
+        (RabbitMailboxes { asked, errands }, tasks)
     }
 
     /// Somebody says that a mailbox stands.
@@ -115,7 +132,13 @@ impl RabbitMailboxes {
         let _ = self.asked.send(asked);
     }
 
-    async fn answered<T>(&self, answer: oneshot::Receiver<Result<T, NotAccepted>>) -> Result<T, NotAccepted> {
+    async fn done<T>(
+        &self,
+        errand: Errand,
+        answer: oneshot::Receiver<Result<T, NotAccepted>>,
+    ) -> Result<T, NotAccepted> {
+        // The task ends with the instance.
+        let _ = self.errands.send(errand);
         match timeout(PATIENCE, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(NotAccepted::NoMailbox),
@@ -124,8 +147,7 @@ impl RabbitMailboxes {
 
     async fn change(&self, change: Change) -> Result<(), NotAccepted> {
         let (done, answer) = oneshot::channel();
-        self.ask(Asked::Change(change, done));
-        self.answered(answer).await
+        self.done(Errand::Change(change, done), answer).await
     }
 }
 
@@ -153,8 +175,7 @@ impl Mailboxes for RabbitMailboxes {
     ) -> BoxFuture<'_, Result<Vec<Message>, NotAccepted>> {
         Box::pin(async move {
             let (taken, answer) = oneshot::channel();
-            self.ask(Asked::Take(mailbox, looked_at_max, wanted, taken));
-            self.answered(answer).await
+            self.done(Errand::Take(mailbox, looked_at_max, wanted, taken), answer).await
         })
     }
 }
@@ -170,6 +191,8 @@ struct OneReading {
     user: UserName,
     reader: Arc<dyn Reader>,
     state: State,
+    /// How often it was looked for.
+    look: u64,
     /// Tags of what it has not acknowledged.
     unacknowledged: BTreeSet<u64>,
     /// What came first, for as long as what a reader before gives back may come behind it.
@@ -199,16 +222,16 @@ enum State {
 struct Supervisor {
     endpoints: Endpoints,
     names: Names,
-    bounds: MailboxBounds,
     message_bytes_max: usize,
     metrics: BrokerMetrics,
     asked: mpsc::UnboundedSender<Asked>,
     orders: mpsc::UnboundedReceiver<Asked>,
-    /// Served over the same connection.
-    entrance: Entrance,
+    errands: mpsc::UnboundedSender<Errand>,
     readings: Readings,
     /// How many there were.
     connections: u64,
+    /// How many of the last ones broke over what came.
+    unreadable: u32,
 }
 
 impl Supervisor {
@@ -217,20 +240,33 @@ impl Supervisor {
             self.connections += 1;
             let trouble = match self.endpoints.connect().await {
                 Ok(connection) => {
-                    let connection = Arc::new(connection);
-                    let trouble = self.serve(connection.clone()).await;
-                    if let Some(connection) = Arc::into_inner(connection) {
-                        discard(connection).await;
-                    }
+                    let trouble = self.serve(&connection).await;
+                    discard(connection).await;
                     trouble
                 }
                 Err(trouble) => trouble,
             };
             log::debug!("the connection for mailboxes is lost: {trouble}");
             self.readings.lost();
-            tokio::time::sleep(PAUSE.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+            self.unreadable = if trouble.is_unreadable() { self.unreadable + 1 } else { 0 };
+            if self.unreadable >= poison::SUSPICIOUS_AFTER {
+                self.remove_poison().await;
+            }
+            pause().await;
         }
     }
+
+    /// Something in somebody's mailbox ends every connection over which it comes, and keeps everybody's letters.
+    async fn remove_poison(&mut self) {
+        let users = self.readings.by_user.keys();
+        let queues = users.map(|user| self.names.mailbox(&MailboxName::of_user(user.clone()))).collect();
+        poison::remove(&mut self.endpoints, queues, LETTERS_UNACKNOWLEDGED_MAX, &self.metrics).await;
+    }
+}
+
+/// Before a lost connection is made anew; half of it is chance.
+async fn pause() {
+    tokio::time::sleep(PAUSE.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
 }
 
 impl Readings {
@@ -240,6 +276,7 @@ impl Readings {
             user,
             reader,
             state: State::Unknown,
+            look: 0,
             unacknowledged: BTreeSet::new(),
             first: None,
             not_before: None,

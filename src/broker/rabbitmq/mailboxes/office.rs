@@ -1,7 +1,6 @@
-//! What is done with mailboxes over one connection: looking whether they stand, consuming them, acknowledging.
+//! Reading mailboxes over one connection: consuming those that stand, acknowledging, giving back. Nothing is published here.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -10,28 +9,20 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, SelectAll};
 use futures_util::{Stream, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions,
-};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Confirmation, Event};
-use tokio::sync::{Semaphore, mpsc};
+use lapin::{Channel, Event};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Asked, Held, OneReading, Readings, State, Supervisor, making};
+use super::errands::{Errand, Look};
+use super::{Asked, Held, Readings, State, Supervisor};
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::link::{Trouble, interval, is_of_one_channel};
 use crate::broker::rabbitmq::topology::Names;
-use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxBounds, MailboxName, NotAccepted};
+use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxName};
 use crate::message::{Message, MessageId, now_unix_ms};
 use crate::metrics::{BrokerMetrics, Dropped};
-
-/// Looks and beginnings that are under way at a time.
-const UNDER_WAY_MAX: usize = 256;
-
-/// Things that are done at a time, each with a channel of its own.
-const BESIDE_MAX: usize = 32;
 
 /// How often it is looked whether mailboxes stand that did not: word of one may have been lost, and a node that was away brings
 /// its own back without a word.
@@ -47,8 +38,6 @@ pub const FIRST_WAIT: Duration = Duration::from_millis(50);
 enum Done {
     /// A reading has waited for older letters.
     Waited(u64),
-    /// Whether a mailbox stands, for a reading.
-    Looked(u64, bool),
     Consumes(u64, lapin::Consumer),
     /// It cannot be read.
     NotConsumed(u64, lapin::Error),
@@ -77,67 +66,48 @@ impl Stream for Mail {
 
 /// All of it, for as long as the connection lasts.
 struct Office<'a> {
-    connection: Arc<Object>,
     number: u64,
     names: Names,
-    bounds: MailboxBounds,
     message_bytes_max: usize,
     metrics: BrokerMetrics,
     asked: mpsc::UnboundedSender<Asked>,
+    errands: mpsc::UnboundedSender<Errand>,
     readings: &'a mut Readings,
     letters: Channel,
-    looks: Channel,
     under_way: FuturesUnordered<BoxFuture<'static, Result<Done, lapin::Error>>>,
-    /// What somebody waits for, each with channels of its own: so many at a time.
-    beside: FuturesUnordered<BoxFuture<'static, Result<Done, lapin::Error>>>,
-    turns: Arc<Semaphore>,
     mail: SelectAll<Mail>,
-    /// Whose mailboxes are to be looked for.
-    unknown: Vec<u64>,
 }
 
 impl Supervisor {
     /// Serves over one connection, until it is lost.
-    pub async fn serve(&mut self, connection: Arc<Object>) -> Trouble {
+    pub async fn serve(&mut self, connection: &Object) -> Trouble {
         let mut events = std::pin::pin!(connection.events_listener());
-        let channels = async {
-            let (letters, looks) = (connection.create_channel().await?, connection.create_channel().await?);
+        let channel = async {
+            let letters = connection.create_channel().await?;
             letters.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
-            looks.confirm_select(ConfirmSelectOptions::default()).await?;
-            crate::broker::rabbitmq::topology::declare_cluster(&looks, &self.names).await?;
-            Ok::<_, lapin::Error>((letters, looks))
+            Ok::<_, lapin::Error>(letters)
         };
-        let (letters, looks) = match channels.await {
-            Ok(channels) => channels,
+        let letters = match channel.await {
+            Ok(letters) => letters,
             Err(error) => {
                 self.endpoints.skip();
                 return error.into();
             }
         };
         let mut look_due = interval(LOOK_INTERVAL);
-        look_due.reset();
-        let entrance = self.entrance.clone();
-        let mut entering = std::pin::pin!(entrance.serve(&connection));
-        let unknown = self.readings.all.keys().copied().collect();
         let mut office = Office {
-            connection: connection.clone(),
             number: self.connections,
             names: self.names.clone(),
-            bounds: self.bounds,
             message_bytes_max: self.message_bytes_max,
             metrics: self.metrics.clone(),
             asked: self.asked.clone(),
+            errands: self.errands.clone(),
             readings: &mut self.readings,
             letters,
-            looks,
             under_way: FuturesUnordered::new(),
-            beside: FuturesUnordered::new(),
-            turns: Arc::new(Semaphore::new(BESIDE_MAX)),
             mail: SelectAll::new(),
-            unknown,
         };
         loop {
-            office.look_for_some();
             let outcome = tokio::select! {
                 biased;
                 event = events.next() => match event {
@@ -145,9 +115,8 @@ impl Supervisor {
                     Some(_) => Ok(()),
                     None => Err(Trouble::passing("the connection ended")),
                 },
-                entered = &mut entering => entered,
                 Some(done) = office.under_way.next(), if !office.under_way.is_empty() => office.done(done),
-                Some(done) = office.beside.next(), if !office.beside.is_empty() => office.done(done),
+                // The first comes at once, for all that are here.
                 _ = look_due.tick() => {
                     office.look_at_absent();
                     Ok(())
@@ -169,8 +138,9 @@ impl Office<'_> {
         match asked {
             Asked::Read(user, number, reader) => {
                 self.readings.add(number, user, reader);
-                self.unknown.push(number);
+                self.look(number);
             }
+            Asked::Looked { reading, look, stands } => self.looked(reading, look, stands),
             Asked::End(number) => self.end(number).await?,
             Asked::Acknowledge(held) if held.connection == self.number => {
                 if let Some(one) = self.readings.all.get_mut(&held.reading)
@@ -187,92 +157,41 @@ impl Office<'_> {
                 }
             }
             Asked::LookAgain => self.look_at_absent(),
-            Asked::Change(change, done) => {
-                let (connection, names, bounds) = (self.connection.clone(), self.names.clone(), self.bounds);
-                self.beside(async move {
-                    // Who does not wait any more asks again.
-                    if !done.is_closed() {
-                        let outcome = making::change(&connection, &names, bounds, &change).await;
-                        let _ = done.send(outcome.map_err(no_mailbox));
-                    }
-                });
-            }
-            Asked::Take(mailbox, looked_at_max, wanted, taken) => {
-                let (connection, names) = (self.connection.clone(), self.names.clone());
-                self.beside(async move {
-                    let is_awaited = || !taken.is_closed();
-                    if is_awaited() {
-                        let taking = making::take(&connection, &names, &mailbox, looked_at_max, &wanted, is_awaited);
-                        let outcome = taking.await;
-                        let _ = taken.send(outcome.map_err(no_mailbox));
-                    }
-                });
-            }
         }
         Ok(())
     }
 
-    fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let turns = self.turns.clone();
-        self.beside.push(Box::pin(async move {
-            let _turn = turns.acquire().await;
-            work.await;
-            Ok(Done::Else)
-        }));
-    }
-
-    /// Looks again for what did not stand, or could not be read.
+    /// Looks for what is not known to stand, or could not be read.
     fn look_at_absent(&mut self) {
         let all: Vec<u64> = self.readings.all.keys().copied().collect();
         all.into_iter().for_each(|number| self.look_again(number));
-        let unknown = self.readings.all.iter().filter(|(_, one)| one.state == State::Unknown);
-        self.unknown = unknown.map(|(number, _)| *number).collect();
     }
 
     /// Whatever was seen before, it may stand now.
     fn look_again(&mut self, number: u64) {
         let Some(one) = self.readings.all.get_mut(&number) else { return };
         match one.state {
-            State::Absent => {
-                one.state = State::Unknown;
-                self.unknown.push(number);
-            }
+            State::Absent | State::Unknown => self.look(number),
             State::Looking => one.state = State::LookingAgain,
-            State::Unknown | State::LookingAgain | State::Beginning | State::Consuming => {}
+            State::LookingAgain | State::Beginning | State::Consuming => {}
         }
     }
 
-    /// Looks for mailboxes: a message that goes at once unless somebody reads there, and comes back if nothing is there.
-    fn look_for_some(&mut self) {
-        while self.under_way.len() < UNDER_WAY_MAX
-            && let Some(number) = self.unknown.pop()
-        {
-            let may_be_read = |one: &&mut OneReading| {
-                one.state == State::Unknown && one.not_before.is_none_or(|time| time <= Instant::now())
-            };
-            let Some(one) = self.readings.all.get_mut(&number).filter(may_be_read) else {
-                continue;
-            };
-            one.state = State::Looking;
-            let (looks, queue) = (self.looks.clone(), self.names.mailbox(&MailboxName::of_user(one.user.clone())));
-            self.under_way.push(Box::pin(async move {
-                let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-                let confirm =
-                    looks.basic_publish(ShortString::default(), queue, options, &[], envelope::look()).await?;
-                Ok(match confirm.await? {
-                    Confirmation::Ack(Some(_returned)) => Done::Looked(number, false),
-                    // A full mailbox refuses even that.
-                    Confirmation::Ack(None) | Confirmation::Nack(_) | Confirmation::NotRequested => {
-                        Done::Looked(number, true)
-                    }
-                })
-            }));
+    /// Has somebody look for a mailbox.
+    fn look(&mut self, number: u64) {
+        let Some(one) = self.readings.all.get_mut(&number) else { return };
+        if one.not_before.is_some_and(|time| time > Instant::now()) {
+            return;
         }
+        one.state = State::Looking;
+        one.look += 1;
+        let look = Look { user: one.user.clone(), reading: number, number: one.look };
+        // The task ends with the instance.
+        let _ = self.errands.send(Errand::Look(look));
     }
 
     fn done(&mut self, done: Result<Done, lapin::Error>) -> Result<(), Trouble> {
         match done? {
-            Done::Looked(number, stands) => self.looked(number, stands),
             Done::Consumes(reading, consumer) if self.readings.all.contains_key(&reading) => {
                 if let Some(one) = self.readings.all.get_mut(&reading) {
                     one.state = State::Consuming;
@@ -282,7 +201,8 @@ impl Office<'_> {
             Done::NotConsumed(reading, error) => {
                 // Its channel is gone, and everybody's consumers with it; all others begin anew at once.
                 if let Some(one) = self.readings.all.get_mut(&reading).filter(|_| is_of_one_channel(&error)) {
-                    log::warn!("a mailbox cannot be read, and is left alone for some time: {error}");
+                    // Without RabbitMQ's text: it names the user.
+                    log::warn!("a mailbox cannot be read, and is left alone for some time");
                     one.not_before = Some(Instant::now() + UNREADABLE_PAUSE);
                 }
                 return Err(error.into());
@@ -298,20 +218,28 @@ impl Office<'_> {
         Ok(())
     }
 
-    /// Hands over what came first. If newer letters came before older ones they go back to their places, behind whatever else
-    /// of the older ones there was no room for.
+    /// Hands over what came first. Newer letters that came before older ones go back to their places, behind whatever else of the
+    /// older ones there was no room for; and as long as there was room for no more, there may be such.
     fn begin_with_the_older(&mut self, number: u64) {
         let Some(one) = self.readings.all.get_mut(&number) else { return };
         let Some(first) = one.first.take() else { return };
+        let is_full = first.len() >= usize::from(LETTERS_UNACKNOWLEDGED_MAX);
+        let all_are_older = first.iter().all(|(_, is_older, _)| *is_older);
         let is_in_order = first.is_sorted_by_key(|(_, is_older, _)| !is_older);
+        let is_sure = all_are_older || (is_in_order && !is_full);
         let mut newer = Vec::new();
         for (tag, is_older, letter) in first {
-            if is_older || is_in_order {
+            if is_older || is_sure {
                 one.reader.take(letter);
             } else if one.unacknowledged.remove(&tag) {
                 newer.push(tag);
             }
         }
+        if newer.is_empty() {
+            return;
+        }
+        // They come again, as older ones, and perhaps others before them.
+        one.first = Some(Vec::new());
         // The oldest first: each may come again at once.
         let letters = self.letters.clone();
         self.under_way.push(Box::pin(async move {
@@ -322,8 +250,12 @@ impl Office<'_> {
         }));
     }
 
-    fn looked(&mut self, number: u64, stands: bool) {
-        let Some(one) = self.readings.all.get_mut(&number) else { return };
+    fn looked(&mut self, number: u64, look: u64, stands: bool) {
+        // One of another connection's time is not asked for any more.
+        let Some(one) = self.readings.all.get_mut(&number).filter(|one| one.look == look) else { return };
+        if !matches!(one.state, State::Looking | State::LookingAgain) {
+            return;
+        }
         if !stands {
             let again = std::mem::replace(&mut one.state, State::Absent) == State::LookingAgain;
             if again {
@@ -376,7 +308,7 @@ impl Office<'_> {
                 one.state = State::Unknown;
                 one.unacknowledged.clear();
                 one.first = None;
-                self.unknown.push(number);
+                self.look(number);
             }
             return Ok(());
         };
@@ -416,11 +348,6 @@ impl Office<'_> {
         first.push((tag, is_older, letter));
         Ok(())
     }
-}
-
-fn no_mailbox(error: lapin::Error) -> NotAccepted {
-    log::debug!("a mailbox cannot be reached: {error}");
-    NotAccepted::NoMailbox
 }
 
 /// Of a reading's consumer.

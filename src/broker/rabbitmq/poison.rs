@@ -1,0 +1,86 @@
+//! Messages that lapin cannot parse: it ends the connection over a routing key or a property that is not UTF-8.
+//!
+//! In a queue that outlives the connection such a message would come again and again, to one instance after the other, and
+//! nothing behind it would ever come. So after some tries it is looked for and thrown away, with nothing else.
+
+use deadpool_lapin::Object;
+use lapin::options::BasicGetOptions;
+use lapin::types::ShortString;
+
+use super::connection::{Endpoints, discard};
+use super::link::Trouble;
+use crate::metrics::{BrokerMetrics, Dropped};
+
+/// So many connections in a row must have broken over what came: one may have broken over anything.
+pub const SUSPICIOUS_AFTER: u32 = 3;
+
+/// Looks at the first `depth` messages of each of these queues, and removes the first that cannot be parsed of each.
+pub async fn remove(endpoints: &mut Endpoints, queues: Vec<ShortString>, depth: u16, metrics: &BrokerMetrics) {
+    let mut queues = queues.into_iter();
+    let mut next = queues.next();
+    while let Some(queue) = next.take() {
+        let Ok(connection) = endpoints.connect().await else { return };
+        let mut poisoned = None;
+        let mut looking = Some(queue);
+        while let Some(queue) = looking {
+            match readable(&connection, &queue, depth, IsRemoved::No).await {
+                Ok(_) => looking = queues.next(),
+                Err((before, trouble)) if trouble.is_unreadable() => {
+                    poisoned = Some((queue, before));
+                    break;
+                }
+                // Another time.
+                Err((_, trouble)) => {
+                    log::debug!("a queue cannot be searched for what cannot be read: {trouble}");
+                    return discard(connection).await;
+                }
+            }
+        }
+        discard(connection).await;
+        let Some((queue, before)) = poisoned else { return };
+        let Ok(connection) = endpoints.connect().await else { return };
+        if readable(&connection, &queue, before, IsRemoved::TheNext)
+            .await
+            .is_err_and(|(_, trouble)| trouble.is_unreadable())
+        {
+            metrics.dropped(Dropped::Unreadable);
+            log::error!("a message that is not UTF-8 in its properties was thrown away");
+        }
+        discard(connection).await;
+        next = queues.next();
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IsRemoved {
+    No,
+    /// The one behind those that are looked at.
+    TheNext,
+}
+
+/// Looks at up to `count` messages, which all go back with the channel. How many could be read, and what is wrong if
+/// that is not all of them.
+async fn readable(
+    connection: &Object,
+    queue: &ShortString,
+    count: u16,
+    removes: IsRemoved,
+) -> Result<(), (u16, Trouble)> {
+    let channel = connection.create_channel().await.map_err(|error| (0, error.into()))?;
+    for before in 0..count {
+        match channel.basic_get(queue.clone(), BasicGetOptions { no_ack: false }).await {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            // It has gone meanwhile.
+            Err(error) if super::topology::is_code(&error, 404) => return Ok(()),
+            Err(error) => return Err((before, error.into())),
+        }
+    }
+    if removes == IsRemoved::TheNext {
+        channel
+            .basic_get(queue.clone(), BasicGetOptions { no_ack: true })
+            .await
+            .map_err(|error| (count, error.into()))?;
+    }
+    channel.close(200, "looked".into()).await.map_err(|error| (count, error.into()))
+}
