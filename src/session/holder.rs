@@ -1,6 +1,6 @@
 //! Whose a session is, and until when. What a session that is anybody's need not have.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Session;
@@ -17,8 +17,9 @@ pub(super) struct Holder {
     identity: RwLock<Arc<Identity>>,
     /// That the end is near.
     told: AtomicBool,
-    /// A ping behind letters is not answered.
-    proving: AtomicBool,
+    /// The last letter behind which a ping was sent, and the last that a pong has shown to be there.
+    asked: AtomicU64,
+    proved: AtomicU64,
 }
 
 /// Why somebody is not renewed.
@@ -34,16 +35,31 @@ pub(super) enum NotRenewed {
 
 impl Holder {
     pub fn new(identity: Arc<Identity>) -> Holder {
-        Holder { identity: RwLock::new(identity), told: AtomicBool::new(false), proving: AtomicBool::new(false) }
+        Holder {
+            identity: RwLock::new(identity),
+            told: AtomicBool::default(),
+            asked: AtomicU64::default(),
+            proved: AtomicU64::default(),
+        }
     }
 
-    /// Notes whether a ping behind letters is to be answered; says whether one was.
-    pub fn set_proving(&self, is_proving: bool) -> bool {
-        self.proving.swap(is_proving, Ordering::Relaxed)
+    /// Notes a ping behind a letter; their numbers, from 1, only grow.
+    pub fn asks_for_proof(&self, letter: u64) {
+        self.asked.fetch_max(letter, Ordering::Relaxed);
     }
 
-    pub fn is_proving(&self) -> bool {
-        self.proving.load(Ordering::Relaxed)
+    /// Whether a ping with this number is to be answered. Anything else is the client's own.
+    pub fn awaits_proof(&self, letter: u64) -> bool {
+        letter > self.proved.load(Ordering::Relaxed) && letter <= self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Takes the answer, if it is one. One may stand for those before it (RFC 6455 §5.5.3).
+    pub fn takes_proof(&self, letter: u64) -> bool {
+        let is_proof = self.awaits_proof(letter);
+        if is_proof {
+            self.proved.fetch_max(letter, Ordering::Relaxed);
+        }
+        is_proof
     }
 
     fn current(&self) -> Arc<Identity> {

@@ -1,14 +1,14 @@
 //! What a session does for what is kept for its user: it is given letters, and shows that it has them.
 //!
 //! A client of `warren.v1.json` acknowledges each by its id. A plain one is sent a ping behind them, whose payload says up
-//! to which, and its pong shows that it has read so far (RFC 6455 §5.5.3). Event streams can show nothing, and are given none.
+//! to which, and its pong shows that it has read so far (RFC 6455 §5.5.3). Event streams can show nothing: they are given what
+//! comes while another session of the user can, or is kept nowhere.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Session;
-use super::holder::Holder;
 use crate::broker::NotAccepted;
 use crate::cursor::Cursor;
 use crate::hub::encode_one;
@@ -31,11 +31,15 @@ impl Recipient for Session {
         self.outbox.replay(&[encode_one(message, self.format, &Cursor::default())]);
     }
 
-    fn prove(&self, letter: u64) -> bool {
-        let Some(holder) = self.holder().filter(|_| !self.format.is_json()) else { return false };
-        holder.set_proving(true);
-        self.send(&frame::ping(&letter.to_be_bytes()));
-        true
+    fn acknowledges(&self) -> bool {
+        !self.format.is_events()
+    }
+
+    fn prove(&self, letter: u64) {
+        if let Some(holder) = self.holder().filter(|_| !self.format.is_json() && !self.format.is_events()) {
+            holder.asks_for_proof(letter);
+            self.send(&frame::ping(&letter.to_be_bytes()));
+        }
     }
 
     fn tell_unacknowledged(&self) {
@@ -46,11 +50,15 @@ impl Recipient for Session {
     }
 }
 
+/// What a ping behind letters says.
+fn number(payload: &[u8]) -> Option<u64> {
+    payload.try_into().ok().map(u64::from_be_bytes)
+}
+
 impl Session {
     /// Whose letters it is given, if it is anybody's.
     fn addressee(&self) -> Option<UserName> {
-        let identity = self.identity().filter(|_| !self.format.is_events())?;
-        Some(identity.user.clone())
+        Some(self.identity()?.user.clone())
     }
 
     pub(super) fn begin_letters(self: &Arc<Self>) {
@@ -76,16 +84,16 @@ impl Session {
     /// A pong may answer a ping behind letters.
     pub(super) fn heed_proof(&self, payload: &[u8]) {
         if let Some(user) = self.addressee()
-            && let Ok(letter) = payload.try_into()
-            && self.holder().is_some_and(|holder| holder.set_proving(false))
+            && let Some(letter) = number(payload)
+            && self.holder().is_some_and(|holder| holder.takes_proof(letter))
         {
-            self.sessions.users().proved(&user, self.id.0, u64::from_be_bytes(letter));
+            self.sessions.users().proved(&user, letter);
         }
     }
 
-    /// Whether a pong may be such an answer: the client did not choose to send it.
+    /// Whether a pong is such an answer: the client did not choose to send it.
     pub(super) fn may_be_proof(&self, payload: &[u8]) -> bool {
-        payload.len() == size_of::<u64>() && self.holder().is_some_and(Holder::is_proving)
+        number(payload).is_some_and(|letter| self.holder().is_some_and(|holder| holder.awaits_proof(letter)))
     }
 
     pub(super) fn heed_acknowledgement(&self, message: &MessageId) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Whereabouts;
-use crate::broker::{Broker, Letter, NotAccepted, Receipt, Settle};
+use crate::broker::{Broker, NotAccepted, Receipt, Settle};
 use crate::instance::InstanceName;
 use crate::message::{Message, Target};
 use crate::metrics::LetterMetrics;
@@ -95,24 +95,6 @@ impl Settle for Sending {
             if let Some(receipt) = receipt {
                 receipt.settle(best);
             }
-        }
-    }
-}
-
-/// A letter that goes into the mailbox from which its user asks for it; it stays in the other until it is there.
-pub struct Aside(Mutex<Option<Letter>>);
-
-impl Aside {
-    pub fn of(letter: Letter) -> Arc<dyn Settle> {
-        Arc::new(Aside(Mutex::new(Some(letter))))
-    }
-}
-
-impl Settle for Aside {
-    fn settled(&self, outcome: Result<(), NotAccepted>) {
-        let letter = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Ok(()), Some(letter)) = (outcome, letter) {
-            letter.acknowledge();
         }
     }
 }

@@ -21,10 +21,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub use unread::{UnknownUnread, Unread};
 
-use crate::broker::{Broker, Letter, MailboxName, Mailboxes, NotAccepted, Receipt, Settle, Wanted};
+use crate::broker::{Broker, MailboxName, Mailboxes, NotAccepted, Receipt, Settle, Wanted};
 use crate::instance::InstanceName;
 use crate::message::{Message, MessageId, Target};
 use crate::metrics::LetterMetrics;
+use crate::terms::Terms;
 use crate::user::{GroupName, UserName};
 use copies::{Copies, Copy};
 use here::Here;
@@ -32,8 +33,8 @@ use here::Here;
 /// How often it is looked who does not acknowledge.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long it is taken for granted that a membership stands, though somebody may end it.
-const JOINED_FOR: Duration = Duration::from_secs(600);
+/// How long it is taken for granted at most that a membership stands, though somebody may end it.
+const JOINED_FOR_MAX: Duration = Duration::from_secs(600);
 
 /// Users of whom that is remembered; past them all are forgotten.
 const JOINED_MAX: usize = 10_000;
@@ -49,9 +50,11 @@ pub trait Recipient: Send + Sync + 'static {
     /// Sends a message, to which [`Recipient::prove`] may follow.
     fn give(&self, message: &Message);
 
-    /// Has the client show, if that can be without its help, that it has everything up to here:
-    /// [`Users::proved`] tells. False if it acknowledges by itself, or not at all.
-    fn prove(&self, letter: u64) -> bool;
+    /// Whether it can show that it has a message, in whichever way. If no session of a user can, nothing is read for it.
+    fn acknowledges(&self) -> bool;
+
+    /// Has the client show, if that can be without its help, that it has everything up to here: [`Users::proved`] tells.
+    fn prove(&self, letter: u64);
 
     /// It has not acknowledged for too long, and is given no more letters for now.
     fn tell_unacknowledged(&self);
@@ -87,6 +90,7 @@ pub struct Users {
     acknowledgement_timeout: Duration,
     unread: Unread,
     joined: DashMap<UserName, Joined>,
+    joined_for: Duration,
     metrics: LetterMetrics,
     /// For what is kept nowhere, on its way to the broker.
     room: Arc<Semaphore>,
@@ -99,9 +103,19 @@ struct Joined {
 }
 
 impl Joined {
-    fn has(&self, groups: &[GroupName]) -> bool {
-        self.at.elapsed() < JOINED_FOR && groups.iter().all(|group| self.groups.contains(group))
+    fn has(&self, groups: &[GroupName], joined_for: Duration) -> bool {
+        self.at.elapsed() < joined_for && groups.iter().all(|group| self.groups.contains(group))
     }
+}
+
+/// How users are served.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// After this without any acknowledgement of a user's sessions, they are given no more until there is one.
+    pub acknowledgement_timeout: Duration,
+    pub unread: Unread,
+    /// How long a mailbox stands at least, and with it the user's memberships.
+    pub mailbox_idle: Duration,
 }
 
 impl Users {
@@ -111,10 +125,10 @@ impl Users {
         broker: Arc<dyn Broker>,
         mailboxes: Arc<dyn Mailboxes>,
         whereabouts: Arc<dyn Whereabouts>,
-        acknowledgement_timeout: Duration,
-        unread: Unread,
+        manner: Manner,
         metrics: LetterMetrics,
     ) -> Arc<Users> {
+        let Manner { acknowledgement_timeout, unread, mailbox_idle } = manner;
         let copies = Copies::start(broker, whereabouts.clone(), metrics.clone());
         let here = DashMap::new();
         Arc::new(Users {
@@ -126,6 +140,8 @@ impl Users {
             acknowledgement_timeout,
             unread,
             joined: DashMap::new(),
+            // A membership goes with its mailbox.
+            joined_for: JOINED_FOR_MAX.min(mailbox_idle / 2),
             metrics,
             room: Arc::new(Semaphore::new(UNKEPT_MAX)),
         })
@@ -158,9 +174,9 @@ impl Users {
     }
 
     /// A client has shown that it has everything up to a letter.
-    pub fn proved(&self, user: &UserName, recipient: u64, letter: u64) {
+    pub fn proved(&self, user: &UserName, letter: u64) {
         if let Some(here) = self.find(user) {
-            here.proved(recipient, letter);
+            here.proved(letter);
         }
     }
 
@@ -200,7 +216,7 @@ impl Users {
 
     /// Has the user belong to groups, for as long as the mailbox stands. Who did so lately does.
     pub async fn join_all(&self, user: &UserName, groups: &[GroupName]) -> Result<(), NotAccepted> {
-        if groups.is_empty() || self.joined.get(user).is_some_and(|lately| lately.has(groups)) {
+        if groups.is_empty() || self.joined.get(user).is_some_and(|lately| lately.has(groups, self.joined_for)) {
             return Ok(());
         }
         let joining = groups.iter().map(|group| self.mailboxes.join(user.clone(), group.clone()));
@@ -210,6 +226,13 @@ impl Users {
         }
         self.joined.insert(user.clone(), Joined { groups: groups.into(), at: Instant::now() });
         Ok(())
+    }
+
+    /// Has the user belong to a group no more.
+    pub async fn leave_group(&self, user: &UserName, group: &GroupName) -> Result<(), NotAccepted> {
+        let left = self.mailboxes.leave(user.clone(), group.clone()).await;
+        self.joined.remove(user);
+        left
     }
 
     /// Takes what waits for a user out of the mailbox, at most once.
@@ -237,11 +260,11 @@ impl Users {
         Ok(taken)
     }
 
-    /// Has a letter wait until its user asks for it.
-    fn set_aside(&self, user: &UserName, letter: Letter) {
+    /// Has a message wait until its user asks for it; `told` hears whether it does.
+    fn set_aside(&self, user: &UserName, message: Message, told: Arc<dyn Settle>) {
         self.metrics.set_aside();
-        let message = Message { target: Target::Unread(user.clone()), ..letter.message.clone() };
-        self.copy(Copy { instance: self.own.clone(), message, told: copies::Aside::of(letter), _room: None });
+        let message = Message { target: Target::Unread(user.clone()), ..message };
+        self.copy(Copy { instance: self.own.clone(), message, told, _room: None });
     }
 
     pub fn mailboxes(&self) -> &dyn Mailboxes {
@@ -276,7 +299,10 @@ impl Users {
     /// Sends a copy of a letter to an instance that holds the user; `told` hears what becomes of it.
     fn copy_to(&self, instance: &InstanceName, user: &UserName, message: &Message, told: Arc<dyn Settle>) {
         let (instance, target) = (instance.clone(), Target::UserAt(instance.clone(), user.clone()));
-        self.copy(Copy { instance, message: Message { target, ..message.clone() }, told, _room: None });
+        // Whoever sends it again means it: no key drops it there.
+        let without_key = |terms: &Terms| Arc::new(Terms { idempotency_key: None, ..terms.clone() });
+        let terms = message.terms.as_deref().map(without_key);
+        self.copy(Copy { instance, message: Message { target, terms, ..message.clone() }, told, _room: None });
     }
 
     fn copy(&self, copy: Copy) {

@@ -14,8 +14,15 @@ struct Phone {
     number: u64,
     given: Mutex<Vec<String>>,
     asked: Mutex<Vec<u64>>,
-    is_plain: bool,
+    kind: Kind,
     unacknowledged: Mutex<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Plain,
+    Events,
 }
 
 impl Recipient for Phone {
@@ -27,11 +34,14 @@ impl Recipient for Phone {
         self.given.lock().unwrap().push(message.id.as_ref().unwrap().to_string());
     }
 
-    fn prove(&self, letter: u64) -> bool {
-        if self.is_plain {
+    fn acknowledges(&self) -> bool {
+        self.kind != Kind::Events
+    }
+
+    fn prove(&self, letter: u64) {
+        if self.kind == Kind::Plain {
             self.asked.lock().unwrap().push(letter);
         }
-        self.is_plain
     }
 
     fn tell_unacknowledged(&self) {
@@ -40,8 +50,12 @@ impl Recipient for Phone {
 }
 
 fn phone(number: u64, is_plain: bool) -> Arc<Phone> {
+    session(number, if is_plain { Kind::Plain } else { Kind::Json })
+}
+
+fn session(number: u64, kind: Kind) -> Arc<Phone> {
     let (given, asked, unacknowledged) = (Mutex::default(), Mutex::default(), Mutex::default());
-    Arc::new(Phone { number, given, asked, is_plain, unacknowledged })
+    Arc::new(Phone { number, given, asked, kind, unacknowledged })
 }
 
 impl Phone {
@@ -125,6 +139,10 @@ fn message(id: &str) -> Message {
 
 impl World {
     fn begin() -> World {
+        World::with(Unread::Push)
+    }
+
+    fn with(unread: Unread) -> World {
         let day = Duration::from_secs(86_400);
         let bounds = MailboxBounds { messages_max: 100, bytes_max: 1 << 20, age_max: day, idle_max: day };
         let mailboxes = MemoryMailboxes::start(bounds);
@@ -134,8 +152,7 @@ impl World {
             elsewhere.clone(),
             Arc::new(mailboxes.clone()),
             map.clone(),
-            Duration::from_secs(60),
-            Unread::Push,
+            Manner { acknowledgement_timeout: Duration::from_secs(60), unread, mailbox_idle: day },
             LetterMetrics::default(),
         );
         World { mailboxes, elsewhere, map, users }
@@ -180,10 +197,8 @@ async fn what_was_missed_comes_first_and_is_removed_when_a_pong_shows_it() {
     world.settle().await;
     world.write(&["3"]).await;
     assert_eq!(plain.given(), ["1", "2", "3"]);
-    // One proof at a time.
-    assert_eq!(plain.asked(), [1]);
-    world.users.proved(&carol(), 1, 1);
-    assert_eq!(plain.asked(), [3]);
+    assert_eq!(plain.asked(), [1, 2, 3]);
+    world.users.proved(&carol(), 2);
     world.leave(&plain).await;
     assert!(!world.users.is_here(&carol()));
     assert_eq!(world.kept().await, ["2", "3"]);
@@ -275,6 +290,7 @@ async fn who_does_not_acknowledge_is_given_no_more_until_somebody_does() {
     world.write(&["1"]).await;
     assert_eq!(one.given(), ["1"]);
     let here = world.users.find(&carol()).unwrap();
+    tokio::time::advance(Duration::from_millis(1)).await;
     here.look_after(Duration::ZERO);
     assert_eq!(*one.unacknowledged.lock().unwrap(), 1);
     world.write(&["2"]).await;
@@ -283,6 +299,87 @@ async fn who_does_not_acknowledge_is_given_no_more_until_somebody_does() {
     world.settle().await;
     // It was given back, so it comes again.
     assert_eq!(one.given(), ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_acknowledges_slowly_is_not_taken_for_who_does_not() {
+    let world = World::begin();
+    let one = phone(1, true);
+    world.users.arrive(&carol(), one.clone());
+    world.write(&["1", "2", "3"]).await;
+    let here = world.users.find(&carol()).unwrap();
+    world.users.proved(&carol(), 1);
+    tokio::time::advance(Duration::from_millis(30)).await;
+    world.users.proved(&carol(), 2);
+    here.look_after(Duration::from_millis(20));
+    assert_eq!(*one.unacknowledged.lock().unwrap(), 0, "the third waits for longer, but something was heard since");
+    tokio::time::advance(Duration::from_millis(30)).await;
+    here.look_after(Duration::from_millis(20));
+    assert_eq!(*one.unacknowledged.lock().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_copy_that_did_not_get_through_is_sent_again_and_the_letter_stays_until_then() {
+    let world = World::begin();
+    let one = phone(1, false);
+    *world.map.others.lock().unwrap() = vec![instance("b_1")];
+    world.users.arrive(&carol(), one.clone());
+    world.write(&["1"]).await;
+    world.users.acknowledge(&carol(), &id("1"));
+    let sent = || std::mem::take(&mut *world.elsewhere.sent.lock().unwrap());
+    let here = world.users.find(&carol()).unwrap();
+    for _ in 0..2 {
+        let (copy, receipt) = sent().pop().unwrap();
+        assert_eq!(copy.id, Some(id("1")));
+        receipt.settle(Err(NotAccepted::SpoolFull));
+        assert_eq!(here.held(), 1);
+        here.look_after(Duration::from_secs(60));
+        world.settle().await;
+    }
+    sent().pop().unwrap().1.settle(Ok(()));
+    assert_eq!(here.held(), 0);
+    // Nor does the key of who wrote it drop it where it comes again.
+    let terms = Terms { idempotency_key: crate::terms::IdempotencyKey::parse("key").ok(), ..Terms::default() };
+    let keyed = Message { terms: Some(Arc::new(terms)), ..message("2") };
+    world.mailboxes.keep(keyed, Receipt::to(Arc::new(Heard::default())));
+    world.settle().await;
+    assert_eq!(sent().pop().unwrap().0.terms.unwrap().idempotency_key, None);
+}
+
+#[tokio::test]
+async fn what_finds_no_room_among_what_is_asked_for_comes_at_once() {
+    let world = World::with(Unread::Pull);
+    world.write(&["1", "2"]).await;
+    let one = phone(1, false);
+    world.users.arrive(&carol(), one.clone());
+    world.settle().await;
+    assert_eq!(one.given(), Vec::<String>::new());
+    let mut aside = std::mem::take(&mut *world.elsewhere.sent.lock().unwrap()).into_iter();
+    let (first, receipt) = aside.next().unwrap();
+    assert_eq!(first.target, Target::Unread(carol()));
+    receipt.settle(Ok(()));
+    aside.next().unwrap().1.settle(Err(NotAccepted::MailboxFull));
+    assert_eq!(one.given(), ["2"]);
+    world.users.acknowledge(&carol(), &id("2"));
+    world.leave(&one).await;
+    assert_eq!(world.kept().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_event_stream_hears_what_others_acknowledge_and_keeps_nothing_from_them() {
+    let world = World::begin();
+    let (events, laptop) = (session(1, Kind::Events), phone(2, false));
+    world.users.arrive(&carol(), events.clone());
+    world.write(&["1"]).await;
+    assert_eq!(events.given(), Vec::<String>::new(), "nobody could show that it was read");
+    world.users.arrive(&carol(), laptop.clone());
+    world.settle().await;
+    assert_eq!((events.given(), laptop.given()), (vec!["1".to_owned()], vec!["1".to_owned()]));
+    world.leave(&laptop).await;
+    assert_eq!(world.kept().await, ["1"], "it goes back with the last who could");
+    assert!(world.users.is_here(&carol()));
+    world.leave(&events).await;
+    assert!(!world.users.is_here(&carol()));
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ pub async fn change_member(users: &Users, method: &Method, group: &str, user: &s
     let changed = if is_member {
         users.mailboxes().join(user.clone(), group.clone()).await
     } else {
-        users.mailboxes().leave(user.clone(), group.clone()).await
+        users.leave_group(&user, &group).await
     };
     changed.map_err(|_| Problem::new(Kind::NotKept, "The broker cannot be reached now. Send it again."))?;
     Ok(json!({ "group": group, "user": user, "member": is_member }))

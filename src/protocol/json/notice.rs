@@ -209,10 +209,11 @@ pub fn encode_message(message: &Message, at: &Cursor, text: &mut Vec<u8>) {
 }
 
 /// Appends the event of a message whose text is `data`. Its id is what a browser sends when it connects again: from where to
-/// go on, or where nobody can, what the message is known by.
+/// go on, or where nobody can, what the message is known by. What is said to a user alone has none: from there nobody goes on.
 pub fn encode_event(message: &Message, at: &Cursor, data: &[u8], out: &mut BytesMut) {
     let cursor = cursor(at);
     let id = cursor.as_deref().or_else(|| message.id.as_ref().map(MessageId::as_str));
+    let id = id.filter(|_| !matches!(message.target, Target::User(_)));
     events::encode(id, data, out);
 }
 

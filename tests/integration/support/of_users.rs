@@ -9,7 +9,7 @@ use warren::message::MessageIds;
 use warren::metrics::LetterMetrics;
 use warren::presence::Presence;
 use warren::session::{Limits, OfUsers, SlowReader};
-use warren::users::{Unread, Users};
+use warren::users::{Manner, Unread, Users};
 
 /// Mailboxes of its own, and no tokens.
 pub fn of_users(ids: &MessageIds, broker: Arc<dyn Broker>, presence: Presence) -> OfUsers {
@@ -17,10 +17,11 @@ pub fn of_users(ids: &MessageIds, broker: Arc<dyn Broker>, presence: Presence) -
     let bounds = MailboxBounds { messages_max: 10, bytes_max: 1000, age_max: day, idle_max: day };
     let mailboxes = Arc::new(MemoryMailboxes::start(bounds));
     let (own, whereabouts) = (ids.incarnation().name().clone(), Arc::new(presence.clone()));
+    let manner = Manner { acknowledgement_timeout: day, unread: Unread::Push, mailbox_idle: day };
     OfUsers {
         verifier: None,
         presence,
-        users: Users::start(own, broker, mailboxes, whereabouts, day, Unread::Push, LetterMetrics::default()),
+        users: Users::start(own, broker, mailboxes, whereabouts, manner, LetterMetrics::default()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::http::api::ApiLimits;
 use crate::instance::{Incarnation, InstanceName};
 use crate::message::{MessageIds, PayloadKind, Target};
 use crate::metrics::LetterMetrics;
-use crate::users::{Alone, Unread, Users};
+use crate::users::{Alone, Manner, Unread, Users};
 
 /// What the broker does with one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,8 @@ fn api(does: &[Does]) -> (Api, Arc<Puppet>) {
     let day = Duration::from_secs(86_400);
     let bounds = MailboxBounds { messages_max: 1, bytes_max: 1, age_max: day, idle_max: day };
     let (own, mailboxes) = (ids.incarnation().name().clone(), Arc::new(MemoryMailboxes::start(bounds)));
-    let users =
-        Users::start(own, puppet.clone(), mailboxes, Arc::new(Alone), day, Unread::Push, LetterMetrics::default());
+    let manner = Manner { acknowledgement_timeout: day, unread: Unread::Push, mailbox_idle: day };
+    let users = Users::start(own, puppet.clone(), mailboxes, Arc::new(Alone), manner, LetterMetrics::default());
     (Api::new(puppet.clone(), users, ids, LIMITS), puppet)
 }
 
