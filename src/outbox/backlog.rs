@@ -1,12 +1,12 @@
 //! What waits for one socket: encoded frames, the oldest in front.
 //!
-//! Invariant: every chunk begins and ends with a frame, and only the one in front may be partly written. So it can be
-//! told at any time which frame is begun and must be finished, and which may still be left out.
+//! Invariant: every chunk begins and ends with a frame and is of one kind, and only the one in front may be partly written.
+//! So it can be told at any time which frame is begun and must be finished, and which may still be left out.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::FirstFrame;
 
@@ -28,15 +28,33 @@ const CONTROL_BYTES_KEPT_MAX: usize = 16 * 1024;
 /// What waits; never empty between calls of the outbox.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    chunks: VecDeque<Bytes>,
-    /// Small pieces, one after the other, behind all chunks; no part of it is written.
+    chunks: VecDeque<Chunk>,
+    /// Small pieces of one kind, one after the other, behind all chunks; no part of it is written.
     tail: BytesMut,
+    tail_is: Kind,
     /// Of chunks and tail together that are still to be written.
     bytes: usize,
-    /// How many of them do not count towards the limit: what is left of a replay, which stands in front.
-    uncounted_bytes: usize,
+    /// How many of them count towards the limit.
+    counted_bytes: usize,
     /// How much of the chunk in front is written.
     front_written: usize,
+}
+
+/// Whole frames of one kind.
+#[derive(Debug)]
+struct Chunk {
+    frames: Bytes,
+    kind: Kind,
+}
+
+/// What may become of frames that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    /// They count towards the limit, and messages among them may be left out.
+    #[default]
+    Counted,
+    /// They stay whole where they are, and do not count.
+    Kept,
 }
 
 /// What [`Backlog::leave_out_oldest`] came to.
@@ -51,7 +69,8 @@ impl Backlog {
     /// Frames of which so many bytes are written already.
     pub fn begun(frames: Bytes, written: usize) -> Backlog {
         let bytes = frames.len() - written;
-        Backlog { chunks: VecDeque::from([frames]), bytes, front_written: written, ..Backlog::default() }
+        let chunks = VecDeque::from([Chunk { frames, kind: Kind::Counted }]);
+        Backlog { chunks, bytes, counted_bytes: bytes, front_written: written, ..Backlog::default() }
     }
 
     /// Bytes still to be written.
@@ -61,26 +80,31 @@ impl Backlog {
 
     /// How many of them count towards the limit.
     pub fn counted_bytes(&self) -> usize {
-        self.bytes - self.uncounted_bytes
+        self.counted_bytes
     }
 
-    /// Adds whole frames that do not count. Only such may wait already.
-    pub fn push_uncounted(&mut self, frames: Bytes) {
-        self.uncounted_bytes += frames.len();
-        self.push(frames);
+    /// Adds whole frames that do not count, and are never left out.
+    pub fn push_kept(&mut self, frames: Bytes) {
+        self.add(frames, Kind::Kept);
     }
 
     /// Adds whole frames.
     pub fn push(&mut self, frames: Bytes) {
+        self.counted_bytes += frames.len();
+        self.add(frames, Kind::Counted);
+    }
+
+    fn add(&mut self, frames: Bytes, kind: Kind) {
         self.bytes += frames.len();
         let is_copied = frames.len() <= COPIED_BYTES_MAX;
-        if !is_copied || self.tail.len() + frames.len() > TAIL_BYTES_MAX {
+        if !is_copied || self.tail_is != kind || self.tail.len() + frames.len() > TAIL_BYTES_MAX {
             self.end_tail();
         }
         if is_copied {
+            self.tail_is = kind;
             self.tail.extend_from_slice(&frames);
         } else {
-            self.chunks.push_back(frames);
+            self.chunks.push_back(Chunk { frames, kind });
         }
     }
 
@@ -88,79 +112,77 @@ impl Backlog {
     pub fn cut(&mut self) {
         self.tail.clear();
         self.chunks.truncate(usize::from(self.front_written > 0));
-        self.bytes = self.chunks.iter().map(Bytes::len).sum::<usize>() - self.front_written;
-        self.uncounted_bytes = self.uncounted_bytes.min(self.bytes);
+        self.bytes = self.chunks.iter().map(|chunk| chunk.frames.len()).sum::<usize>() - self.front_written;
+        let counts = self.chunks.front().is_some_and(|front| front.kind == Kind::Counted);
+        self.counted_bytes = if counts { self.bytes } else { 0 };
     }
 
-    /// Leaves out the oldest messages until no more than `bytes_max` count. A frame that was begun is finished, a replay
-    /// stays whole since leaving it out would make no room, and control frames stay where they were among the rest.
+    /// Leaves out the oldest messages until no more than `bytes_max` count. A frame that was begun is finished, what does
+    /// not count stays since leaving it out would make no room, and control frames stay where they were among the rest.
     pub fn leave_out_oldest(&mut self, bytes_max: usize, first_frame: FirstFrame) -> LeftOut {
-        let mut kept = VecDeque::new();
-        let mut controls = BytesMut::new();
-        let mut messages = 0;
-        if self.front_written > 0 {
-            self.split_begun(&mut kept, first_frame);
+        let mut stays = VecDeque::new();
+        if self.part_begun(first_frame) {
+            stays.extend(self.chunks.pop_front());
         }
-        self.split_uncounted(&mut kept);
-        while self.counted_bytes() > bytes_max && controls.len() <= CONTROL_BYTES_KEPT_MAX {
+        let mut controls = BytesMut::new();
+        let (mut messages, mut controls_bytes) = (0, 0);
+        while self.counted_bytes > bytes_max && controls_bytes <= CONTROL_BYTES_KEPT_MAX {
             if self.chunks.is_empty() {
                 self.end_tail();
             }
             let Some(front) = self.chunks.front_mut() else { break };
-            let span = first_frame(front);
-            let first = front.split_to(span.bytes);
-            if front.is_empty() {
+            if front.kind == Kind::Kept {
+                // Control frames before it stay before it, and those behind it behind: a pong to them tells that it arrived.
+                stays.extend(chunk_of(&mut controls));
+                stays.extend(self.chunks.pop_front());
+                continue;
+            }
+            let span = first_frame(&front.frames);
+            let first = front.frames.split_to(span.bytes);
+            if front.frames.is_empty() {
                 self.chunks.pop_front();
             }
             if span.is_control {
+                controls_bytes += first.len();
                 controls.extend_from_slice(&first);
             } else {
                 self.bytes -= first.len();
+                self.counted_bytes -= first.len();
                 messages += 1;
             }
         }
-        if !controls.is_empty() {
-            kept.push_back(controls.freeze());
-        }
-        while let Some(chunk) = kept.pop_back() {
+        stays.extend(chunk_of(&mut controls));
+        while let Some(chunk) = stays.pop_back() {
             self.chunks.push_front(chunk);
         }
-        LeftOut { messages, fits: self.counted_bytes() <= bytes_max }
+        LeftOut { messages, fits: self.counted_bytes <= bytes_max }
     }
 
-    /// Moves the frame that was begun, which is in the chunk in front, to `kept`; what is written before it goes.
-    fn split_begun(&mut self, kept: &mut VecDeque<Bytes>, first_frame: FirstFrame) {
-        let Some(mut front) = self.chunks.pop_front() else { return };
+    /// Has the frame that was begun be a chunk of its own, unless all of its chunk stays, and drops what is written before
+    /// it. False if none is begun.
+    fn part_begun(&mut self, first_frame: FirstFrame) -> bool {
         while self.front_written > 0 {
-            let first = front.split_to(first_frame(&front).bytes);
-            if self.front_written < first.len() {
+            let Some(front) = self.chunks.front_mut() else { break };
+            if front.kind == Kind::Kept {
+                return true;
+            }
+            let first_bytes = first_frame(&front.frames).bytes;
+            if self.front_written >= first_bytes {
+                self.front_written -= first_bytes;
+                front.frames.advance(first_bytes);
+                continue;
+            }
+            let first = front.frames.split_to(first_bytes);
+            if front.frames.is_empty() {
+                front.frames = first;
+            } else {
                 // By itself: a slice would hold its whole batch for as long as the socket takes nothing.
-                kept.push_back(if front.is_empty() { first } else { Bytes::copy_from_slice(&first) });
-                break;
+                let frames = Bytes::copy_from_slice(&first);
+                self.chunks.push_front(Chunk { frames, kind: Kind::Counted });
             }
-            self.front_written -= first.len();
+            return true;
         }
-        if !front.is_empty() {
-            self.chunks.push_front(front);
-        }
-    }
-
-    /// Moves what is left of a replay to `kept`, in which the frame that was begun may be already.
-    fn split_uncounted(&mut self, kept: &mut VecDeque<Bytes>) {
-        let begun = kept.iter().map(Bytes::len).sum::<usize>() - self.front_written;
-        let mut left = self.uncounted_bytes.saturating_sub(begun);
-        while left > 0 {
-            if self.chunks.is_empty() {
-                self.end_tail();
-            }
-            let Some(front) = self.chunks.front_mut() else { return };
-            let part = front.split_to(left.min(front.len()));
-            if front.is_empty() {
-                self.chunks.pop_front();
-            }
-            left -= part.len();
-            kept.push_back(part);
-        }
+        false
     }
 
     /// What goes into the next vectored write.
@@ -169,7 +191,8 @@ impl Backlog {
         let mut used = 0;
         let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
         let mut written = self.front_written;
-        for (slice, bytes) in slices.iter_mut().zip(self.chunks.iter().map(|chunk| &chunk[..]).chain(tail)) {
+        let chunks = self.chunks.iter().map(|chunk| &chunk.frames[..]);
+        for (slice, bytes) in slices.iter_mut().zip(chunks.chain(tail)) {
             *slice = IoSlice::new(&bytes[std::mem::take(&mut written)..]);
             used += 1;
         }
@@ -179,24 +202,47 @@ impl Backlog {
     /// Notes that so many bytes from the front are written.
     pub fn advance(&mut self, written: usize) {
         self.bytes -= written;
-        self.uncounted_bytes = self.uncounted_bytes.saturating_sub(written);
-        self.front_written += written;
-        while self.front_written > 0 {
+        let mut left = written;
+        while left > 0 {
             if self.chunks.is_empty() {
                 self.end_tail();
             }
             let Some(front) = self.chunks.front() else { return };
-            if self.front_written < front.len() {
-                return;
+            let part = left.min(front.frames.len() - self.front_written);
+            left -= part;
+            if front.kind == Kind::Counted {
+                self.counted_bytes -= part;
             }
-            self.front_written -= front.len();
-            self.chunks.pop_front();
+            self.front_written += part;
+            if self.front_written == front.frames.len() {
+                self.front_written = 0;
+                self.chunks.pop_front();
+            }
         }
     }
 
     fn end_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.chunks.push_back(self.tail.split().freeze());
+            self.chunks.push_back(Chunk { frames: self.tail.split().freeze(), kind: self.tail_is });
         }
     }
+
+    /// Whether what is counted along the way is what is there.
+    #[cfg(test)]
+    pub fn is_counted_right(&self) -> bool {
+        let tail = std::iter::once((self.tail.len(), self.tail_is));
+        let all = self.chunks.iter().map(|chunk| (chunk.frames.len(), chunk.kind)).chain(tail);
+        let (mut bytes, mut counted_bytes, mut written) = (0, 0, self.front_written);
+        for (len, kind) in all {
+            let left = len - std::mem::take(&mut written);
+            bytes += left;
+            counted_bytes += if kind == Kind::Counted { left } else { 0 };
+        }
+        (bytes, counted_bytes) == (self.bytes, self.counted_bytes)
+    }
+}
+
+/// What control frames were gathered, as a chunk.
+fn chunk_of(controls: &mut BytesMut) -> Option<Chunk> {
+    (!controls.is_empty()).then(|| Chunk { frames: controls.split().freeze(), kind: Kind::Counted })
 }

@@ -79,7 +79,8 @@ impl Default for Outbox {
 
 impl Outbox {
     /// Keeps whole frames of the past, whatever their size, for the session's task to write. They do not count towards
-    /// the limit: asking for a replay must not make a client too slow, and they cost little, since all share them.
+    /// the limit, and are never left out: asking for a replay must not make a client too slow, and they cost little, since
+    /// all share them.
     pub fn replay(&self, past: &[Bytes]) {
         let mut state = self.lock();
         if state.phase != Phase::Open || past.is_empty() {
@@ -87,7 +88,7 @@ impl Outbox {
         }
         let backlog = state.backlog.get_or_insert_default();
         for frames in past {
-            backlog.push_uncounted(frames.clone());
+            backlog.push_kept(frames.clone());
         }
         state.wake();
     }
@@ -98,8 +99,8 @@ impl Outbox {
         self.lock().send(socket, frames, bytes_max)
     }
 
-    /// The same, but past the limit the oldest messages are left out: whole frames, and none that was begun or belongs
-    /// to a replay. Beside the verdict it says how many. Full it is only if control frames take the room, which are never left out.
+    /// The same, but past the limit the oldest messages are left out: whole frames of what counts, and none that was begun.
+    /// Beside the verdict it says how many. Full it is only if control frames take the room, which are never left out.
     /// `first` finds a frame's end among those of this outbox.
     pub fn send_over_oldest(
         &self,

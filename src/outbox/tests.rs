@@ -400,3 +400,35 @@ fn a_replay_stays_whole_while_what_came_after_it_makes_room() {
     flush(&outbox, &stub);
     assert_eq!(payloads(&stub), "123bcd");
 }
+
+#[test]
+fn a_replay_behind_other_messages_stays_while_they_make_room() {
+    let stub = Stub::with_room(0);
+    let outbox = behind(&stub, &["a", "b"]);
+    outbox.replay(&[text("past")]);
+    outbox.send_over_oldest(&stub, &frame::ping(b"!"), 9, frame::first);
+    for name in ["c", "d", "e"] {
+        outbox.send_over_oldest(&stub, &text(name), 9, frame::first);
+    }
+    outbox.replay(&[text("more")]);
+    outbox.send_over_oldest(&stub, &text("f"), 9, frame::first);
+    assert_eq!((outbox.missed(), outbox.waiting_bytes()), (4, 9 + 6 + 6));
+    stub.makes_room(100);
+    flush(&outbox, &stub);
+    assert_eq!(payloads(&stub), "past[!]emoref");
+}
+
+#[test]
+fn control_frames_and_what_stays_keep_their_order() {
+    let stub = Stub::with_room(0);
+    let outbox = behind(&stub, &["a"]);
+    for number in ["1", "2"] {
+        outbox.replay(&[text(number)]);
+        outbox.send_over_oldest(&stub, &frame::ping(number.as_bytes()), 100, frame::first);
+        outbox.send_over_oldest(&stub, &text("b"), 100, frame::first);
+    }
+    assert_eq!(outbox.send_over_oldest(&stub, &text("last"), 6 + 3 + 3, frame::first), (Verdict::Taken, 3));
+    stub.makes_room(1000);
+    flush(&outbox, &stub);
+    assert_eq!(payloads(&stub), "1[1]2[2]last");
+}
