@@ -21,6 +21,10 @@ const COPIED_BYTES_MAX: usize = 1024;
 /// out frees its memory soon.
 const TAIL_BYTES_MAX: usize = 32 * 1024;
 
+/// As how much a letter counts at least. Each is a chunk, which costs some 100 bytes beside, and is passed by whenever others
+/// are left out.
+const LETTER_BYTES_MIN: usize = 1024;
+
 /// Control frames that are kept while older messages are left out. Who pings more than this without reading one answer
 /// is no slow reader, and looking through its pongs at each delivery would cost the others.
 const CONTROL_BYTES_KEPT_MAX: usize = 16 * 1024;
@@ -36,6 +40,10 @@ pub struct Backlog {
     bytes: usize,
     /// How many of them count towards the limit.
     counted_bytes: usize,
+    /// Letters that are not wholly written.
+    letters: usize,
+    /// As how much they count.
+    letters_bytes: usize,
     /// How much of the chunk in front is written.
     front_written: usize,
 }
@@ -53,8 +61,17 @@ enum Kind {
     /// They count towards the limit, and messages among them may be left out.
     #[default]
     Counted,
-    /// They stay whole where they are, and do not count.
-    Kept,
+    /// What is replayed: it stays whole where it is, and does not count.
+    Past,
+    /// One message to the client's user: so does it, and such messages have a limit of their own.
+    Letter,
+}
+
+impl Chunk {
+    /// As how much it counts among letters.
+    fn letter_bytes(&self) -> usize {
+        self.frames.len().max(LETTER_BYTES_MIN)
+    }
 }
 
 /// What [`Backlog::leave_out_oldest`] came to.
@@ -83,9 +100,24 @@ impl Backlog {
         self.counted_bytes
     }
 
-    /// Adds whole frames that do not count, and are never left out.
-    pub fn push_kept(&mut self, frames: Bytes) {
-        self.add(frames, Kind::Kept);
+    /// Adds whole frames of the past, which do not count, and are never left out.
+    pub fn push_past(&mut self, frames: Bytes) {
+        self.add(frames, Kind::Past);
+    }
+
+    /// Whether there is room for one more letter: some have it whatever their size, more only while all are within `bytes_max`.
+    pub fn has_room_for_letter(&self, frame_bytes: usize, of_any_size: usize, bytes_max: usize) -> bool {
+        self.letters < of_any_size || self.letters_bytes + frame_bytes.max(LETTER_BYTES_MIN) <= bytes_max
+    }
+
+    /// Adds a letter, which does not count among the rest, and is never left out.
+    pub fn push_letter(&mut self, frame: Bytes) {
+        self.end_tail();
+        self.bytes += frame.len();
+        let letter = Chunk { frames: frame, kind: Kind::Letter };
+        self.letters += 1;
+        self.letters_bytes += letter.letter_bytes();
+        self.chunks.push_back(letter);
     }
 
     /// Adds whole frames.
@@ -94,6 +126,7 @@ impl Backlog {
         self.add(frames, Kind::Counted);
     }
 
+    /// Adds what small pieces are put together of.
     fn add(&mut self, frames: Bytes, kind: Kind) {
         self.bytes += frames.len();
         let is_copied = frames.len() <= COPIED_BYTES_MAX;
@@ -113,8 +146,10 @@ impl Backlog {
         self.tail.clear();
         self.chunks.truncate(usize::from(self.front_written > 0));
         self.bytes = self.chunks.iter().map(|chunk| chunk.frames.len()).sum::<usize>() - self.front_written;
-        let counts = self.chunks.front().is_some_and(|front| front.kind == Kind::Counted);
-        self.counted_bytes = if counts { self.bytes } else { 0 };
+        let front = self.chunks.front();
+        self.counted_bytes = front.filter(|front| front.kind == Kind::Counted).map_or(0, |_| self.bytes);
+        let letter = front.filter(|front| front.kind == Kind::Letter);
+        (self.letters, self.letters_bytes) = letter.map_or((0, 0), |letter| (1, letter.letter_bytes()));
     }
 
     /// Leaves out the oldest messages until no more than `bytes_max` count. A frame that was begun is finished, what does
@@ -131,8 +166,8 @@ impl Backlog {
                 self.end_tail();
             }
             let Some(front) = self.chunks.front_mut() else { break };
-            if front.kind == Kind::Kept {
-                // Control frames before it stay before it, and those behind it behind: a pong to them tells that it arrived.
+            if front.kind != Kind::Counted {
+                // What is before a letter stays before it, and the ping behind it behind: its pong shows that it arrived.
                 stays.extend(chunk_of(&mut controls));
                 stays.extend(self.chunks.pop_front());
                 continue;
@@ -163,7 +198,7 @@ impl Backlog {
     fn part_begun(&mut self, first_frame: FirstFrame) -> bool {
         while self.front_written > 0 {
             let Some(front) = self.chunks.front_mut() else { break };
-            if front.kind == Kind::Kept {
+            if front.kind != Kind::Counted {
                 return true;
             }
             let first_bytes = first_frame(&front.frames).bytes;
@@ -216,6 +251,10 @@ impl Backlog {
             self.front_written += part;
             if self.front_written == front.frames.len() {
                 self.front_written = 0;
+                if front.kind == Kind::Letter {
+                    self.letters -= 1;
+                    self.letters_bytes -= front.letter_bytes();
+                }
                 self.chunks.pop_front();
             }
         }
@@ -238,7 +277,10 @@ impl Backlog {
             bytes += left;
             counted_bytes += if kind == Kind::Counted { left } else { 0 };
         }
-        (bytes, counted_bytes) == (self.bytes, self.counted_bytes)
+        let letters = self.chunks.iter().filter(|chunk| chunk.kind == Kind::Letter);
+        let (letters, letters_bytes) = (letters.clone().count(), letters.map(Chunk::letter_bytes).sum());
+        (bytes, counted_bytes, letters, letters_bytes)
+            == (self.bytes, self.counted_bytes, self.letters, self.letters_bytes)
     }
 }
 

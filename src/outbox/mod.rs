@@ -88,9 +88,26 @@ impl Outbox {
         }
         let backlog = state.backlog.get_or_insert_default();
         for frames in past {
-            backlog.push_kept(frames.clone());
+            backlog.push_past(frames.clone());
         }
         state.wake();
+    }
+
+    /// Keeps a letter, a whole frame, for the session's task to write. It is never left out: a ping behind it would show what
+    /// is not so. So that nobody is too slow for what a mailbox gives at once, `of_any_size` letters may wait whatever
+    /// their size; more only while all letters are within `bytes_max`.
+    pub fn send_letter(&self, letter: Bytes, of_any_size: usize, bytes_max: usize) -> Verdict {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Verdict::Closed;
+        }
+        let backlog = state.backlog.get_or_insert_default();
+        if backlog.bytes() > 0 && !backlog.has_room_for_letter(letter.len(), of_any_size, bytes_max) {
+            return Verdict::Full;
+        }
+        backlog.push_letter(letter);
+        state.wake();
+        Verdict::Taken
     }
 
     /// Writes `frames`, or keeps them while no more than `bytes_max` wait. The first bytes that wait are kept whatever

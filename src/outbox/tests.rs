@@ -402,28 +402,28 @@ fn a_replay_stays_whole_while_what_came_after_it_makes_room() {
 }
 
 #[test]
-fn a_replay_behind_other_messages_stays_while_they_make_room() {
+fn letters_behind_other_messages_stay_while_they_make_room() {
     let stub = Stub::with_room(0);
     let outbox = behind(&stub, &["a", "b"]);
-    outbox.replay(&[text("past")]);
+    send_letter(&outbox, "letter");
     outbox.send_over_oldest(&stub, &frame::ping(b"!"), 9, frame::first);
     for name in ["c", "d", "e"] {
         outbox.send_over_oldest(&stub, &text(name), 9, frame::first);
     }
-    outbox.replay(&[text("more")]);
+    outbox.replay(&[text("past")]);
     outbox.send_over_oldest(&stub, &text("f"), 9, frame::first);
-    assert_eq!((outbox.missed(), outbox.waiting_bytes()), (4, 9 + 6 + 6));
+    assert_eq!((outbox.missed(), outbox.waiting_bytes()), (4, 9 + 8 + 6));
     stub.makes_room(100);
     flush(&outbox, &stub);
-    assert_eq!(payloads(&stub), "past[!]emoref");
+    assert_eq!(payloads(&stub), "letter[!]epastf");
 }
 
 #[test]
-fn control_frames_and_what_stays_keep_their_order() {
+fn proofs_stay_behind_their_letters() {
     let stub = Stub::with_room(0);
     let outbox = behind(&stub, &["a"]);
     for number in ["1", "2"] {
-        outbox.replay(&[text(number)]);
+        send_letter(&outbox, number);
         outbox.send_over_oldest(&stub, &frame::ping(number.as_bytes()), 100, frame::first);
         outbox.send_over_oldest(&stub, &text("b"), 100, frame::first);
     }
@@ -431,4 +431,47 @@ fn control_frames_and_what_stays_keep_their_order() {
     stub.makes_room(1000);
     flush(&outbox, &stub);
     assert_eq!(payloads(&stub), "1[1]2[2]last");
+}
+
+/// A letter, of which two may wait whatever their size and else 8 KiB.
+fn send_letter(outbox: &Outbox, payload: &str) -> Verdict {
+    outbox.send_letter(text(payload), 2, 8 * 1024)
+}
+
+#[test]
+fn some_letters_wait_whatever_their_size_and_more_within_the_limit() {
+    let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+    let large = "x".repeat(10_000);
+    assert_eq!(
+        [&large, &large, "small"].map(|letter| send_letter(&outbox, letter)),
+        [Verdict::Taken, Verdict::Taken, Verdict::Full]
+    );
+    // Others have their own limit.
+    assert_eq!(send(&outbox, &stub, "12345678"), Verdict::Taken);
+    // Only what is wholly written makes room for another one.
+    stub.makes_room(10_000);
+    flush(&outbox, &stub);
+    assert_eq!(send_letter(&outbox, "small"), Verdict::Full);
+    stub.makes_room(100);
+    flush(&outbox, &stub);
+    assert_eq!([&large, "small"].map(|letter| send_letter(&outbox, letter)), [Verdict::Taken, Verdict::Full]);
+    stub.makes_room(100_000);
+    flush(&outbox, &stub);
+    assert_eq!(outbox.waiting_bytes(), 0);
+    // Each counts as a KiB at least, for that is what it costs.
+    assert_eq!((0..9).filter(|_| send_letter(&outbox, "tiny") == Verdict::Taken).count(), 8);
+}
+
+#[test]
+fn a_letter_that_was_begun_is_finished_before_a_close_and_the_others_are_not_begun() {
+    let (outbox, stub) = (Outbox::default(), Stub::with_room(0));
+    send_letter(&outbox, "begun");
+    send_letter(&outbox, "not");
+    stub.makes_room(1);
+    flush(&outbox, &stub);
+    outbox.close(&stub, text("bye"), false);
+    assert_eq!(send_letter(&outbox, "late"), Verdict::Closed);
+    stub.makes_room(100);
+    assert_eq!(flush(&outbox, &stub), Phase::Closed);
+    assert_eq!(payloads(&stub), "begunbye");
 }

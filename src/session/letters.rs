@@ -9,26 +9,37 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
-use crate::broker::NotAccepted;
+use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, NotAccepted};
+use crate::close::CloseReason;
 use crate::cursor::Cursor;
 use crate::hub::encode_one;
 use crate::identity::Role;
 use crate::message::{Message, MessageId, PayloadKind, Target, now_unix_ms};
+use crate::outbox::Verdict;
 use crate::protocol::frame;
 use crate::protocol::json::{Addressee, ErrorCode, Notice, Refusal, RequestId};
 use crate::terms::Terms;
 use crate::user::UserName;
 use crate::users::Recipient;
 
+/// Letters that may wait for a client whatever their size; more have to be within `outbox_bytes_max`. So many a mailbox gives
+/// without an acknowledgement, and as many may be on their way yet that another instance had of it before.
+const LETTERS_OF_ANY_SIZE: usize = 2 * LETTERS_UNACKNOWLEDGED_MAX as usize;
+
 impl Recipient for Session {
     fn number(&self) -> u64 {
         self.id.0
     }
 
-    /// Neither does it make a client too slow, nor is it left out for one: there are only so many without acknowledgement, and
-    /// a ping behind one that was left out would show what is not so.
+    /// What is kept comes only so far ahead of acknowledgements, but not what is kept nowhere, what other instances read, or
+    /// what another session acknowledges. Who does not read all that is closed, whatever is done with slow readers, and
+    /// has what is kept on coming back: a letter that was left out would never come.
     fn give(&self, message: &Message) {
-        self.outbox.replay(&[encode_one(message, self.format, &Cursor::default())]);
+        let letter = encode_one(message, self.format, &Cursor::default());
+        let bytes_max = self.sessions.limits().outbox_bytes_max;
+        if self.outbox.send_letter(letter, LETTERS_OF_ANY_SIZE, bytes_max) == Verdict::Full {
+            self.close(CloseReason::TooSlow);
+        }
     }
 
     fn acknowledges(&self) -> bool {

@@ -3,15 +3,18 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use warren::config::Config;
 
 use crate::support::bystanders::Bystanders;
 use crate::support::http::head;
+use crate::support::identity::{SECRET, token};
 use crate::support::instance::{Instance, config};
-use crate::support::process::{Process, Warren};
+use crate::support::json::PROTOCOL as JSON_PROTOCOL;
+use crate::support::process::{Directory, Process, Warren};
 use crate::support::raw::wire::{self, ClientFrame, Length};
 use crate::support::raw::{Closing, Raw, handshake};
-use crate::support::resources::{memory_kib, open_files, processor_ticks};
+use crate::support::resources::{memory_kib, open_files, peak_memory_kib, processor_ticks};
 use crate::support::{DEADLINE, eventually, sessions_become, within_deadline};
 
 const KIB: usize = 1024;
@@ -183,6 +186,32 @@ async fn what_waits_for_a_slow_reader_is_bounded_in_memory() {
     let grown_kib = memory_kib(warren.process.pid()).saturating_sub(before_kib);
     assert!(warren.process.is_running());
     assert!(grown_kib < 2 * OUTBOX_KIB + 4 * KIB, "{grown_kib} KiB for an outbox of {OUTBOX_KIB}");
+}
+
+/// Messages to oneself that are kept nowhere, without requests that would be answered, from a client that reads nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_messages_to_oneself_without_reading_ends_as_too_slow_within_its_memory() {
+    const LETTERS: usize = 2_000;
+    let directory = Directory::new("hostile");
+    let key = directory.write("jwt-key", SECRET);
+    let bearer = format!("Bearer {}", token(&["send"]));
+    let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", JSON_PROTOCOL)];
+    let letter = json!({"type": "send", "user": "alice", "text": "x".repeat(30_000), "keep": false});
+    let letter = wire::text(&letter.to_string());
+    for slow_reader in ["disconnect", "drop-oldest"] {
+        let flags = ["--log", "off", "--close-timeout-ms", "60000", "--slow-reader", slow_reader];
+        let warren = Warren::serve(&[&flags[..], &["--jwt-key-file", &key]].concat(), &[]).await;
+        warren.ready().await;
+        let mut client = Raw::connect_narrow_with(warren.address, &headers).await;
+        let before_kib = memory_kib(warren.process.pid());
+        for _ in 0..LETTERS {
+            client.send(&letter).await;
+        }
+        assert_eq!(client.closed().await.code, Some(4001), "{slow_reader}");
+        // 64 of them, those that are on their way there, and what was read.
+        let grown_kib = peak_memory_kib(warren.process.pid()).saturating_sub(before_kib);
+        assert!(grown_kib < 20 * KIB, "{slow_reader}: {grown_kib} KiB");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

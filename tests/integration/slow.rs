@@ -1,12 +1,15 @@
 //! Readers that stall, beside others that do not: what they cost, and what they miss.
 
+use serde_json::json;
 use warren::config::Config;
 use warren::session::SlowReader;
 
+use crate::support::identity::{token_of, with_tokens};
 use crate::support::instance::{Instance, config};
-use crate::support::process::Warren;
+use crate::support::json::JsonClient;
+use crate::support::process::{Directory, Warren};
 use crate::support::raw::wire;
-use crate::support::raw::{Closing, Raw};
+use crate::support::raw::{Closing, Raw, handshake_with};
 use crate::support::resources::memory_kib;
 use crate::support::sessions_become;
 
@@ -134,4 +137,88 @@ async fn who_may_miss_messages_misses_no_pong() {
     assert!(numbers.is_sorted_by(|one, next| one < next) && numbers.len() < TEXTS, "{numbers:?}");
     // What it did not get is what was counted; who reads misses nothing.
     instance.metrics().show("warren_missed_messages_total", (TEXTS - numbers.len()) as f64).await;
+}
+
+/// Instances that know tokens, with these limits.
+async fn with_users(limits: impl FnOnce(Config) -> Config) -> Instance {
+    let directory = Directory::new("slow");
+    let instance = Instance::start(limits(with_tokens(&directory))).await;
+    // It has read its key by then.
+    instance.ready().await;
+    instance
+}
+
+/// A token of somebody who may write to others.
+fn token(user: &str) -> String {
+    token_of(user, &json!({"roles": ["send"]}))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_miss_messages_misses_no_letter_and_proves_only_what_has_come() {
+    const LETTERS: usize = 20;
+    let outbox = |config| Config { slow_reader: SlowReader::DropOldest, outbox_bytes_max: 128 * KIB, ..config };
+    let instance = with_users(outbox).await;
+    let [alice, bob] = ["alice", "bob"].map(|user| format!("Bearer {}", token(user)));
+    let mut reader = Raw::connect_narrow_with(instance.address, &[("Authorization", &alice)]).await;
+    let mut speaker = Raw::connect_with(instance.address, &[("Authorization", &bob)]).await;
+    let mut writer = JsonClient::connect_with(instance.address, &[&token("bob")]).await;
+    for index in 0..TEXTS {
+        if index % (TEXTS / LETTERS) == 5 {
+            let letter = format!("letter {}", index / (TEXTS / LETTERS));
+            writer.granted(json!({"type": "send", "user": "alice", "text": letter})).await;
+        }
+        let text = long_text(index);
+        speaker.send(wire::text(&text)).await;
+        speaker.receives(&[&text]).await;
+    }
+    let (mut letters, mut proved, mut numbers) = (Vec::new(), 0, Vec::new());
+    while proved < LETTERS || numbers.last() != Some(&(TEXTS - 1)) {
+        let frame = reader.frame().await;
+        match (frame.opcode, frame.payload.strip_prefix(b"letter ")) {
+            (wire::PING, _) => {
+                reader.send(wire::pong(&frame.payload)).await;
+                // Its pong shows that so many have come, from the first on.
+                proved = u64::from_be_bytes(frame.payload.try_into().expect("a number")) as usize;
+                assert!(letters.len() >= proved, "{letters:?} and a ping behind {proved}");
+            }
+            (_, Some(letter)) => letters.push(String::from_utf8(letter.to_vec()).expect("a number")),
+            (_, None) => numbers.push(number_of(&frame.payload)),
+        }
+    }
+    assert!(letters.iter().cloned().eq((0..LETTERS).map(|number| number.to_string())), "{letters:?}");
+    assert!(numbers.is_sorted_by(|one, next| one < next) && numbers.len() < TEXTS, "{numbers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_and_reads_may_have_been_sent_much_more_than_an_outbox_holds() {
+    const LETTERS: usize = 40;
+    const LETTER_KIB: usize = 400;
+    // Just what a message needs; a mailbox gives 32 of them at once.
+    let outbox = |config| Config {
+        message_bytes_max: 512 * KIB,
+        outbox_bytes_max: 512 * KIB + 14,
+        unread_bytes_max: (LETTERS + 1) * LETTER_KIB * KIB,
+        ..config
+    };
+    let instance = with_users(outbox).await;
+    let mut writer = JsonClient::connect_with(instance.address, &[&token("bob")]).await;
+    let text = "x".repeat(LETTER_KIB * KIB);
+    for number in 0..LETTERS {
+        writer.granted(json!({"type": "send", "user": "carol", "text": format!("{number} {text}")})).await;
+    }
+    let carol = format!("Bearer {}", token("carol"));
+    let mut reader = Raw::narrow(instance.address).await;
+    reader.send(handshake_with(instance.address, &[("Authorization", &carol)])).await;
+    assert_eq!(reader.answer().await.status, 101);
+    let mut letters = Vec::new();
+    while letters.len() < LETTERS {
+        let frame = reader.frame().await;
+        assert_eq!(Closing::of(&frame), None, "behind {letters:?}");
+        match frame.opcode {
+            wire::PING => reader.send(wire::pong(&frame.payload)).await,
+            _ => letters.push(String::from_utf8(frame.payload).expect("a text").split(' ').next().map(str::to_owned)),
+        }
+    }
+    assert!(letters.into_iter().eq((0..LETTERS).map(|number| Some(number.to_string()))));
+    reader.is_open().await;
 }

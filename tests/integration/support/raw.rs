@@ -84,7 +84,12 @@ impl Raw {
 
     /// A session that is open on the server's side, too.
     pub async fn connect(address: SocketAddr) -> Raw {
-        Self::tcp(address).await.upgraded(address).await
+        Self::connect_with(address, &[]).await
+    }
+
+    /// The same with headers behind those that a handshake needs.
+    pub async fn connect_with(address: SocketAddr, headers: &[(&str, &str)]) -> Raw {
+        Self::tcp(address).await.upgraded(address, headers).await
     }
 
     /// A session that negotiates compression; what it receives is inflated.
@@ -113,7 +118,12 @@ impl Raw {
 
     /// A session whose client has hardly any room for what it does not read.
     pub async fn connect_narrow(address: SocketAddr) -> Raw {
-        Self::narrow(address).await.upgraded(address).await
+        Self::connect_narrow_with(address, &[]).await
+    }
+
+    /// The same with headers behind those that a handshake needs.
+    pub async fn connect_narrow_with(address: SocketAddr, headers: &[(&str, &str)]) -> Raw {
+        Self::narrow(address).await.upgraded(address, headers).await
     }
 
     /// The same with some of the past, of which nothing was read yet.
@@ -137,8 +147,8 @@ impl Raw {
         Ok(Raw { stream, input: BytesMut::new(), inflates: false, received: 0 })
     }
 
-    async fn upgraded(mut self, address: SocketAddr) -> Raw {
-        self.send(handshake(address)).await;
+    async fn upgraded(mut self, address: SocketAddr, headers: &[(&str, &str)]) -> Raw {
+        self.send(handshake_with(address, headers)).await;
         assert_eq!(self.answer().await.status, 101);
         self.is_open().await;
         self

@@ -12,8 +12,17 @@ pub fn threads(pid: i32) -> usize {
 
 /// Memory in use, in KiB.
 pub fn memory_kib(pid: i32) -> usize {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most memory that was ever in use, in KiB.
+pub fn peak_memory_kib(pid: i32) -> usize {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: i32, field: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a line of its memory");
     line.trim_end_matches("kB").trim().parse().expect("a number")
 }
 
