@@ -1,9 +1,12 @@
 //! Mailboxes in the memory of the process: they end with it.
 //!
-//! One task owns them all, so that letters come in order and nothing is locked. It ends with the last handle.
+//! One task owns them all, so that letters come in order and nothing is locked. It ends with the last handle. It also looks
+//! after those that nobody touches: what is too old goes, and an empty mailbox that neither is read nor belongs to a
+//! group; memberships end when the user has not been here for as long as RabbitMQ would keep the mailbox.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +19,9 @@ use crate::broker::{
 use crate::message::{Message, Target, now_unix_ms};
 use crate::terms::Terms;
 use crate::user::{GroupName, UserName};
+
+/// How often it is looked what is kept no more. By so much longer than its age may something take memory.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What is asked of the task.
 enum Asked {
@@ -39,9 +45,7 @@ impl MemoryMailboxes {
     /// Starts the task on the current runtime.
     pub fn start(bounds: MailboxBounds) -> MemoryMailboxes {
         let (asked, orders) = mpsc::unbounded_channel();
-        let office =
-            Office { bounds, boxes: HashMap::new(), groups: HashMap::new(), last: 0, asked: asked.downgrade() };
-        tokio::spawn(office.run(orders));
+        tokio::spawn(Office::new(bounds, asked.downgrade()).run(orders));
         MemoryMailboxes { asked }
     }
 
@@ -96,12 +100,15 @@ struct Office {
     asked: mpsc::WeakUnboundedSender<Asked>,
 }
 
-#[derive(Default)]
 struct Mailbox {
     /// Oldest first.
     kept: VecDeque<Kept>,
     /// The first one reads.
     readers: VecDeque<(u64, Arc<dyn Reader>)>,
+    /// To which its user belongs.
+    groups: BTreeSet<GroupName>,
+    /// When somebody last read it, took something out of it, or assigned its user to a group.
+    used: Instant,
 }
 
 struct Kept {
@@ -113,9 +120,21 @@ struct Kept {
 }
 
 impl Office {
+    fn new(bounds: MailboxBounds, asked: mpsc::WeakUnboundedSender<Asked>) -> Office {
+        Office { bounds, boxes: HashMap::new(), groups: HashMap::new(), last: 0, asked }
+    }
+
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Asked>) {
-        while let Some(asked) = orders.recv().await {
-            self.answer(asked);
+        let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
+        sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                asked = orders.recv() => match asked {
+                    Some(asked) => self.answer(asked),
+                    None => return,
+                },
+                _ = sweeps.tick() => self.sweep(),
+            }
         }
     }
 
@@ -124,7 +143,7 @@ impl Office {
             Asked::Keep(message, receipt) => receipt.settle(self.keep(message)),
             Asked::Read(user, number, reader) => {
                 let name = MailboxName::of_user(user);
-                self.boxes.entry(name.clone()).or_default().readers.push_back((number, reader));
+                self.boxes.entry(name.clone()).or_insert_with(Mailbox::new).readers.push_back((number, reader));
                 self.hand_out(&name);
             }
             Asked::End(user, number) => self.end(&user, number),
@@ -135,14 +154,19 @@ impl Office {
                 }
                 self.hand_out(&name);
             }
-            Asked::Join(user, group) => drop(self.groups.entry(group).or_default().insert(user)),
+            Asked::Join(user, group) => {
+                let mailbox = self.boxes.entry(MailboxName::of_user(user.clone())).or_insert_with(Mailbox::new);
+                mailbox.groups.insert(group.clone());
+                mailbox.used = Instant::now();
+                self.groups.entry(group).or_default().insert(user);
+            }
             Asked::Leave(user, group) => {
-                if let Some(members) = self.groups.get_mut(&group) {
-                    members.remove(&user);
-                    if members.is_empty() {
-                        self.groups.remove(&group);
-                    }
+                self.end_membership(&user, &group);
+                let name = MailboxName::of_user(user);
+                if let Some(mailbox) = self.boxes.get_mut(&name) {
+                    mailbox.groups.remove(&group);
                 }
+                self.hand_out(&name);
             }
             Asked::Take(mailbox, looked_at_max, wanted, answer) => {
                 // Who does not wait any more asks again.
@@ -180,7 +204,7 @@ impl Office {
 
     fn keep_in(&mut self, name: &MailboxName, message: Message) -> Result<(), NotAccepted> {
         let bounds = self.bounds;
-        let mailbox = self.boxes.entry(name.clone()).or_default();
+        let mailbox = self.boxes.entry(name.clone()).or_insert_with(Mailbox::new);
         mailbox.expire(bounds);
         let waiting = mailbox.kept.iter().filter(|kept| !kept.is_held);
         let (messages, bytes) =
@@ -201,15 +225,44 @@ impl Office {
             mailbox.kept.iter_mut().for_each(|kept| kept.is_held = false);
         }
         mailbox.readers.retain(|(one, _)| *one != number);
+        mailbox.used = Instant::now();
         self.hand_out(&name);
     }
 
-    /// Gives the reader what it may have, and forgets an empty mailbox that nobody reads.
+    fn end_membership(&mut self, user: &UserName, group: &GroupName) {
+        if let Some(members) = self.groups.get_mut(group) {
+            members.remove(user);
+            if members.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    /// Forgets what is too old, and whatever nobody needs then.
+    fn sweep(&mut self) {
+        let mut ended = Vec::new();
+        for (name, mailbox) in &mut self.boxes {
+            mailbox.expire(self.bounds);
+            if mailbox.readers.is_empty() && mailbox.used.elapsed() > self.bounds.idle_max {
+                ended.extend(std::mem::take(&mut mailbox.groups).into_iter().map(|group| (name.user.clone(), group)));
+            }
+        }
+        for (user, group) in ended {
+            self.end_membership(&user, &group);
+        }
+        self.boxes.retain(|_, mailbox| mailbox.is_needed());
+        // It keeps its room else, though but a few remain of very many.
+        if self.boxes.len() < self.boxes.capacity() / 4 {
+            self.boxes.shrink_to_fit();
+        }
+    }
+
+    /// Gives the reader what it may have, and forgets a mailbox that nobody needs.
     fn hand_out(&mut self, name: &MailboxName) {
         let Some(mailbox) = self.boxes.get_mut(name) else { return };
         mailbox.expire(self.bounds);
         let Some((_, reader)) = mailbox.readers.front().cloned() else {
-            if mailbox.kept.is_empty() {
+            if !mailbox.is_needed() {
                 self.boxes.remove(name);
             }
             return;
@@ -230,6 +283,7 @@ impl Office {
     fn take(&mut self, name: &MailboxName, looked_at_max: usize, wanted: &Wanted) -> Vec<Message> {
         let Some(mailbox) = self.boxes.get_mut(name) else { return Vec::new() };
         mailbox.expire(self.bounds);
+        mailbox.used = Instant::now();
         let mut looked_at = 0;
         let mut taken = Vec::new();
         mailbox.kept.retain(|kept| {
@@ -247,12 +301,21 @@ impl Office {
 }
 
 impl Mailbox {
+    fn new() -> Mailbox {
+        Mailbox { kept: VecDeque::new(), readers: VecDeque::new(), groups: BTreeSet::new(), used: Instant::now() }
+    }
+
+    /// Whether anything is in it, comes out of it, or goes into it by way of a group.
+    fn is_needed(&self) -> bool {
+        !(self.kept.is_empty() && self.readers.is_empty() && self.groups.is_empty())
+    }
+
     /// Forgets what is too old.
     fn expire(&mut self, bounds: MailboxBounds) {
-        let now_ms = now_unix_ms();
+        let (now, now_ms) = (Instant::now(), now_unix_ms());
         let is_fresh = |kept: &Kept| {
             let is_of_use = kept.message.terms.as_ref().is_none_or(|terms| !terms.is_expired(now_ms));
-            kept.is_held || (is_of_use && kept.since.elapsed() <= bounds.age_max)
+            kept.is_held || (is_of_use && now.duration_since(kept.since) <= bounds.age_max)
         };
         self.kept.retain(is_fresh);
     }

@@ -1,5 +1,6 @@
 use std::sync::Mutex;
-use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::*;
 use crate::broker::tests::Heard;
@@ -14,7 +15,7 @@ fn user(name: &str) -> UserName {
     UserName::parse(name).unwrap()
 }
 
-fn message(target: Target, payload: &'static str) -> Message {
+fn message(target: Target, payload: impl Into<Bytes>) -> Message {
     Message { id: None, target, kind: PayloadKind::Text, published_ms: 0, terms: None, payload: payload.into() }
 }
 
@@ -23,7 +24,7 @@ async fn settled(mailboxes: &MemoryMailboxes) {
     mailboxes.take(MailboxName::of_user(user("nobody")), 0, Box::new(|_| false)).await.unwrap();
 }
 
-async fn keep(mailboxes: &MemoryMailboxes, target: Target, payload: &'static str) -> Result<(), NotAccepted> {
+async fn keep(mailboxes: &MemoryMailboxes, target: Target, payload: impl Into<Bytes>) -> Result<(), NotAccepted> {
     let heard = Arc::new(Heard::default());
     mailboxes.keep(message(target, payload), Receipt::to(heard.clone()));
     settled(mailboxes).await;
@@ -120,4 +121,85 @@ async fn what_is_too_old_is_kept_no_more() {
     assert_eq!(keep(&mailboxes, Target::User(user("carol")), "x").await, Ok(()));
     tokio::time::advance(Duration::from_secs(86_401)).await;
     assert_eq!(mailboxes.take(MailboxName::of_user(user("carol")), 10, Box::new(|_| true)).await.unwrap().len(), 0);
+}
+
+/// Lets time pass, until it was looked what is kept no more.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time + SWEEP_INTERVAL + Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_old_takes_no_memory_though_nobody_comes() {
+    let mailboxes = MemoryMailboxes::start(bounds());
+    let payload = Bytes::from(vec![b'x'; 50]);
+    for target in [Target::User(user("carol")), Target::Unread(user("carol"))] {
+        assert_eq!(keep(&mailboxes, target, payload.clone()).await, Ok(()));
+    }
+    pass(bounds().age_max - 2 * SWEEP_INTERVAL).await;
+    assert!(!payload.is_unique());
+    pass(SWEEP_INTERVAL).await;
+    assert!(payload.is_unique());
+}
+
+#[tokio::test(start_paused = true)]
+async fn memberships_end_when_the_user_has_not_been_here_for_long() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let idle_max = Duration::from_secs(2 * 86_400);
+    let mailboxes = MemoryMailboxes::start(MailboxBounds { idle_max, messages_max: 100, ..bounds() });
+    let group = GroupName::parse("class").unwrap();
+    let members = async || {
+        let outcome = keep(&mailboxes, Target::Group(group.clone()), "x").await;
+        assert!(outcome.is_ok() || outcome == Err(NotAccepted::NoMembers), "{outcome:?}");
+        outcome.is_ok()
+    };
+    for member in ["alice", "bob"] {
+        mailboxes.join(user(member), group.clone()).await.unwrap();
+    }
+    // Bob is here all the time; of alice, what is written to her does not count.
+    let reading = mailboxes.read(user("bob"), Arc::new(Letters::default()));
+    mailboxes.leave(user("bob"), group.clone()).await.unwrap();
+    pass(idle_max - HOUR).await;
+    assert!(members().await, "alice is in it yet");
+    pass(HOUR).await;
+    assert!(!members().await);
+    // Bob's begin to end when he leaves.
+    mailboxes.join(user("bob"), group.clone()).await.unwrap();
+    pass(2 * idle_max).await;
+    assert!(members().await);
+    drop(reading);
+    pass(idle_max - HOUR).await;
+    assert!(members().await);
+    pass(HOUR).await;
+    assert!(!members().await);
+    // To be assigned, and to ask for what is unread, is to be here.
+    mailboxes.join(user("carol"), group.clone()).await.unwrap();
+    pass(idle_max - HOUR).await;
+    mailboxes.join(user("carol"), group.clone()).await.unwrap();
+    pass(idle_max - HOUR).await;
+    mailboxes.take(MailboxName::of_user(user("carol")), 10, Box::new(|_| true)).await.unwrap();
+    pass(idle_max - HOUR).await;
+    assert!(members().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_mailboxes_that_nobody_needs() {
+    let (asked, _orders) = mpsc::unbounded_channel();
+    let mut office = Office::new(bounds(), asked.downgrade());
+    let group = GroupName::parse("class").unwrap();
+    for number in 0..1000 {
+        let user = user(&number.to_string());
+        office.answer(Asked::Join(user.clone(), group.clone()));
+        assert_eq!(office.keep(message(Target::Unread(user), "x")), Ok(()));
+    }
+    assert_eq!(office.keep(message(Target::User(user("carol")), "x")), Ok(()));
+    office.answer(Asked::Read(user("carol"), 1, Arc::new(Letters::default())));
+    office.sweep();
+    assert_eq!((office.boxes.len(), office.groups.len()), (2001, 1));
+    tokio::time::advance(bounds().idle_max + Duration::from_secs(1)).await;
+    office.sweep();
+    assert_eq!((office.boxes.len(), office.groups.len()), (1, 0), "what somebody reads stays");
+    assert!(office.boxes.capacity() < 100, "{}", office.boxes.capacity());
+    // Given back, it is too old.
+    office.answer(Asked::End(user("carol"), 1));
+    assert_eq!(office.boxes.len(), 0);
 }
