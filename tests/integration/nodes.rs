@@ -17,6 +17,9 @@ use crate::support::eventually;
 use crate::support::instance::{Instance, config};
 use crate::support::load::{Recorder, Talker};
 
+/// Connections of an instance: publishing, consuming, reading mailboxes, errands to them, and the entrance for programs.
+const LINKS: usize = 5;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_go_on_by_another_node_when_theirs_is_killed() {
     let cluster = ThreeNodes::start("three-nodes").await;
@@ -43,7 +46,7 @@ async fn instances_go_on_by_another_node_when_theirs_is_killed() {
         .await;
         join_all(silent.iter().map(Recorder::hears_more)).await;
         cluster.nodes[lost].kill().await;
-        has_links(&cluster.nodes[lost + 1], 4).await;
+        has_links(&cluster.nodes[lost + 1], instances.len() * LINKS).await;
         talks_across(&instances, &silent, &format!("after the loss of node {lost}")).await;
         let said = join_all(talkers.into_iter().map(Talker::leave)).await;
         cluster.nodes[lost].restart().await;
