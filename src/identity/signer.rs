@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 
-use super::claims::Claims;
+use super::claims::{Claim, Claims};
 use super::keys::{self, InvalidKeys};
 use super::{Identity, Rules};
 use crate::message::now_unix_ms;
@@ -54,9 +54,9 @@ impl Signer {
     /// A token for somebody, from now for so many seconds, that keeps the rules.
     pub fn sign(&self, identity: &Identity, lasts_s: u64, rules: &Rules) -> Result<String, InvalidSigningKey> {
         let claims = Claims {
-            exp: Some((now_unix_ms() / 1000).saturating_add(lasts_s).into()),
-            iss: rules.issuer.clone().map(Into::into),
-            aud: rules.audiences.first().cloned().map(Into::into),
+            exp: Claim::Is((now_unix_ms() / 1000).saturating_add(lasts_s).into()),
+            iss: rules.issuer.clone().map(Into::into).into(),
+            aud: rules.audiences.first().cloned().map(Into::into).into(),
             ..Claims::of(identity)
         };
         Ok(encode(&Header::new(self.algorithm), &claims, &self.key)?)

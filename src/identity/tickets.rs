@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Identity;
-use super::claims::Claims;
+use super::claims::{Claim, Claims};
 use crate::message::now_unix_ms;
 
 /// So that no ticket is ever a token, though both be made from one secret.
@@ -86,8 +86,8 @@ impl Tickets {
         let mut number = [0; 16];
         getrandom::fill(&mut number).map_err(|_| NoTicket::NoChance)?;
         let claims = Claims {
-            exp: Some((now_s() + self.lifetime_s).into()),
-            jti: Some(format!("{:x}", u128::from_ne_bytes(number))),
+            exp: Claim::Is((now_s() + self.lifetime_s).into()),
+            jti: Claim::Is(format!("{:x}", u128::from_ne_bytes(number))),
             ..Claims::of(identity)
         };
         let said = Said { claims, until: identity.expires_s };
@@ -103,7 +103,8 @@ impl Tickets {
             _ => NoTicket::Unknown,
         })?;
         let Said { claims, until } = said.claims;
-        let number = claims.jti.as_deref().and_then(|number| u128::from_str_radix(number, 16).ok());
+        let number = claims.jti.clone().get("jti").map_err(|_| NoTicket::Unknown)?;
+        let number = number.and_then(|number| u128::from_str_radix(&number, 16).ok());
         let identity = claims.into_identity(self.leeway_s).map_err(|_| NoTicket::Unknown)?;
         let ends_s = identity.expires_s.unwrap_or(u64::MAX);
         if until.is_some_and(|until| until <= now_s()) {
@@ -189,7 +190,8 @@ mod tests {
         let past = Identity { expires_s: Some(now_s() - 1), ..alice() };
         let tickets = tickets(None, 10);
         assert_eq!(tickets.redeem(&tickets.give(&past).unwrap()), Err(NoTicket::Expired));
-        let claims = Claims { exp: Some((now_s() - 1).into()), jti: Some("1".into()), ..Claims::of(&alice()) };
+        let claims =
+            Claims { exp: Claim::Is((now_s() - 1).into()), jti: Claim::Is("1".into()), ..Claims::of(&alice()) };
         let late = encode(&Header::default(), &Said { claims, until: None }, &tickets.encoding).unwrap();
         assert_eq!(tickets.redeem(&late), Err(NoTicket::Expired));
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 
 use super::claims::Claims;
 use super::jwks::Jwks;
 use super::{Identity, JwksSource, KeySet};
+use crate::message::now_unix_ms;
 
 /// Bytes of a token: more than fits beside other headers into a request.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -104,8 +106,14 @@ impl Verifier {
         }
         let keys = self.keys.current();
         let key = keys.find(header.kid.as_deref()).ok_or(Unverified::UnknownKey)?;
-        let claims = decode::<Claims>(token, &key.decoding, &self.validation(key.algorithm));
-        claims.map_err(|error| why(error.kind()))?.claims.into_identity(self.rules.leeway_s)
+        let decoded = decode::<Claims>(token, &key.decoding, &self.validation(key.algorithm));
+        let claims = decoded.map_err(|error| why(error.kind(), token))?.claims;
+        let identity = claims.into_identity(self.rules.leeway_s)?;
+        // RFC 7519 §4.1.4: not on or after that time, while the crate takes it on that second.
+        if identity.expires_s.is_some_and(|ends_s| ends_s <= now_unix_ms() / 1000) {
+            return Err(Unverified::Expired);
+        }
+        Ok(identity)
     }
 
     /// By how much clocks may differ.
@@ -138,8 +146,13 @@ impl Verifier {
     }
 }
 
-fn why(kind: &ErrorKind) -> Unverified {
+fn why(kind: &ErrorKind, token: &str) -> Unverified {
     match kind {
+        // The signature is looked at before, so these are the token's claims; `decode` does not say which it cannot read.
+        ErrorKind::Json(_) => match insecure_decode_claims::<Claims>(token).map(|claims| claims.into_identity(0)) {
+            Ok(Err(reason)) => reason,
+            Ok(Ok(_)) | Err(_) => Unverified::Malformed,
+        },
         ErrorKind::InvalidSignature => Unverified::Signature,
         ErrorKind::InvalidAlgorithm => Unverified::Algorithm,
         ErrorKind::ExpiredSignature => Unverified::Expired,
