@@ -16,7 +16,7 @@ use crate::config::{AllowedOrigins, CookieName};
 use crate::identity::{Identity, NoTicket, Tickets, Unverified, Verifier};
 
 /// What stands before a token among the subprotocols.
-const OFFERED: &str = "bearer.";
+const OFFERED: &[u8] = b"bearer.";
 
 /// Parameters of the query.
 const TICKET: &str = "ticket";
@@ -76,7 +76,7 @@ impl Identities {
         self.of_brought(all, headers).await
     }
 
-    /// Whose any other request is: by its header or its cookie. May be asked again.
+    /// Whose any other request is: by its header or its cookie. What a token costs is paid each time.
     pub async fn of(&self, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Unauthorized> {
         self.of_brought(bearers(headers).map(Brought::Token).collect(), headers).await
     }
@@ -124,28 +124,31 @@ impl Identities {
     }
 }
 
-/// The tokens of all `Authorization` headers (RFC 6750 §2.1); the scheme in any case. Other schemes say nothing here.
+/// The tokens of all `Authorization` headers (RFC 6750 §2.1); the scheme in any case. Other schemes say nothing here. What is
+/// not ASCII is a token, too, and one that does not count: whoever brings one is not taken for somebody who brings none.
 pub fn bearers(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, str>> {
     headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
-        let value = value.to_str().unwrap_or_default();
-        let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into())
+        let value = value.as_bytes().trim_ascii();
+        let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
+        let (scheme, token) = value.split_at(end);
+        scheme.eq_ignore_ascii_case(b"bearer").then(|| String::from_utf8_lossy(token.trim_ascii()))
     })
 }
 
 /// Those among the subprotocols.
 fn offered(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, str>> {
-    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).filter_map(|name| Some(name.trim().strip_prefix(OFFERED)?.into()))
+    let names =
+        headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    names.filter_map(|name| Some(String::from_utf8_lossy(name.trim_ascii().strip_prefix(OFFERED)?)))
 }
 
-/// The cookies of this name (RFC 6265 §4.2.1, §5.4), with or without double quotes.
+/// The cookies of this name (RFC 6265 §4.2.1, §5.4), with or without double quotes. Others beside them may hold anything.
 fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
-    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(';')).filter_map(move |pair| {
-        let (of, value) = pair.trim().split_once('=')?;
-        let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-        (of == name).then(|| bare.into())
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        Some(String::from_utf8_lossy(bare))
     })
 }
 

@@ -36,7 +36,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(HOST, HeaderValue::from_static("warren.example"));
     for (name, value) in pairs {
-        headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
     headers
 }
@@ -52,7 +52,7 @@ async fn a_token_is_found_wherever_it_may_be() {
     let (identities, token) = (identities(), token());
     let alice = Ok("alice".to_owned());
     let bearer = |scheme: &str| format!("{scheme} {token}");
-    for scheme in ["Bearer", "bearer", "BEARER "] {
+    for scheme in ["Bearer", "bearer", "BEARER ", "Bearer\t", " bearer \t"] {
         assert_eq!(whose(&identities, &[("authorization", &bearer(scheme))], "").await, alice);
     }
     for offered in ["warren.v1.json, bearer.{}", "bearer.{}", ",bearer.{} ,warren.v1.plain"] {
@@ -126,6 +126,8 @@ async fn a_cookie_counts_from_pages_that_may_use_it() {
     assert_eq!(of(&identities, &both).await, Err(Unauthorized::Token(Unverified::Malformed)), "what was said counts");
     let twice = [("cookie", cookie.clone()), ("cookie", cookie.clone()), ("origin", "https://warren.example".into())];
     assert_eq!(of(&identities, &twice).await, Err(Unauthorized::Several));
+    let beside = [("cookie", format!("a=é; warren_token={token}")), ("origin", "https://warren.example".into())];
+    assert_eq!(of(&identities, &beside).await, alice);
     let quoted = [("cookie", format!("warren_token=\"{token}\"")), ("origin", "https://warren.example".into())];
     assert_eq!(of(&identities, &quoted).await, alice);
 }
@@ -136,8 +138,17 @@ async fn who_brings_nothing_is_anybody_where_that_is_allowed() {
     assert_eq!(whose(&open, &[], "").await, Ok("anybody".to_owned()));
     assert_eq!(whose(&identities(), &[], "").await, Err(Unauthorized::Missing));
     let malformed = Err(Unauthorized::Token(Unverified::Malformed));
-    for wrong in ["Bearer x", "Bearer", "bearer "] {
+    for wrong in
+        ["Bearer x", "Bearer", "bearer ", "Bearer\tx", "bearer\t", "Bearer é", "Bearer \u{a0}x", "bEARER \u{ff42}.b.c"]
+    {
         assert_eq!(whose(&open, &[("authorization", wrong)], "").await, malformed, "{wrong}");
+    }
+    for other in ["Basic x", "Bearerx", "é", "", "Bearer\u{a0}x"] {
+        let headers = [("authorization", other)];
+        assert_eq!(whose(&open, &headers, "").await, Ok("anybody".to_owned()), "another scheme: {other}");
+    }
+    for (name, value) in [("sec-websocket-protocol", "warren.v1.json, bearer.é")] {
+        assert_eq!(whose(&open, &[(name, value)], "").await, malformed, "{value}");
     }
     let without = Identities { verifier: None, ..open };
     assert_eq!(whose(&without, &[("authorization", "Bearer x")], "ticket=x").await, Ok("anybody".to_owned()));
