@@ -12,6 +12,7 @@ use warp::reply::Response;
 use warp::{Reply, http};
 
 use super::api::{Problem, ProblemKind, body};
+use super::gate::Admitted;
 use super::{Site, origin};
 use crate::identity::{Identity, Rights, Role, Rules, Signer};
 use crate::user::{GroupName, UserName};
@@ -51,10 +52,10 @@ pub async fn whoami(site: &Site, headers: &HeaderMap) -> Response {
     }
 }
 
-/// Gives who asks a ticket.
-pub async fn ticket(site: &Site, headers: &HeaderMap) -> Response {
-    let given = site.access.admit_user(headers).await.and_then(|identity| {
-        let given = site.identities.tickets.give(&identity);
+/// Gives who was let in a ticket.
+pub fn ticket(site: &Site, admitted: &Admitted) -> Response {
+    let given = admitted.user().and_then(|identity| {
+        let given = site.identities.tickets.give(identity);
         given.map_err(|reason| Problem::new(ProblemKind::Overloaded, format!("No ticket: {reason}.")))
     });
     match given {

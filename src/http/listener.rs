@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use warp::{Filter, Reply};
 
 use super::Once;
+use super::gate::Admitted;
 use super::handshakes::Handshakes;
 use super::peer::Peer;
 use super::upgrade::Successor;
@@ -244,6 +245,7 @@ where
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(successor.clone());
+        request.extensions_mut().insert(Admitted::default());
         Box::pin(service.call(request))
     });
     let mut connection = http.serve_connection(TokioIo::new(stream), service);

@@ -12,7 +12,7 @@ use warp::reply::{Response, with_header, with_status};
 use warp::{Filter, Reply};
 
 use super::api::{self, Problem};
-use super::gate::{self, Caller, Denied};
+use super::gate::{self, Admitted, Caller, Denied};
 use super::peer::{Peer, client_address};
 use super::upgrade::Successor;
 use super::{Site, account, events, health, page, table, upgrade, ws_template};
@@ -56,11 +56,12 @@ fn gate(site: Arc<Site>) -> impl Filter<Extract = (), Error = Rejection> + Clone
         .and(warp::path::full())
         .and(warp::header::headers_cloned())
         .and(warp::ext::get::<Peer>())
-        .and_then(move |method: Method, path: FullPath, headers: HeaderMap, peer| {
+        .and(warp::ext::get::<Admitted>())
+        .and_then(move |method: Method, path: FullPath, headers: HeaderMap, peer, admitted: Admitted| {
             let site = site.clone();
             async move {
                 let caller = Caller { method: &method, path: path.as_str(), headers: &headers, peer };
-                gate::check(&site, &caller).await.map_err(warp::reject::custom)
+                gate::check(&site, &caller, &admitted).await.map_err(warp::reject::custom)
             }
         })
         .untuple_one()
@@ -126,11 +127,12 @@ fn publishing(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Rej
         .and(warp::post())
         .and(query())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Admitted>())
         .and(warp::body::stream())
-        .then(move |path: Tail, query: String, headers: HeaderMap, body| {
+        .then(move |path: Tail, query: String, headers: HeaderMap, admitted: Admitted, body| {
             let site = site.clone();
             async move {
-                match site.access.requester(&headers).await {
+                match admitted.requester() {
                     Ok(requester) => {
                         let identity = requester.identity().map(Arc::as_ref);
                         site.api.answer(path.as_str(), &query, &headers, identity, body).await
@@ -150,12 +152,10 @@ fn account(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
             async move { account::whoami(&site, &headers).await }
         },
     );
-    let ticket = warp::path!("api" / "ticket").and(warp::post()).and(warp::header::headers_cloned()).then(
-        move |headers: HeaderMap| {
-            let site = of_ticket.clone();
-            async move { account::ticket(&site, &headers).await }
-        },
-    );
+    let ticket = warp::path!("api" / "ticket")
+        .and(warp::post())
+        .and(warp::ext::get::<Admitted>())
+        .map(move |admitted: Admitted| account::ticket(&of_ticket, &admitted));
     let sign_in = warp::path!("api" / "sign-in")
         .and(warp::post())
         .and(warp::header::headers_cloned())
@@ -177,12 +177,12 @@ fn letters(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
             let site = site.clone();
             async move { told(api::change_member(site.sessions.users(), &method, &group, &user).await) }
         });
-    let unread = warp::path!("api" / "unread").and(warp::post()).and(warp::header::headers_cloned()).then(
-        move |headers: HeaderMap| {
+    let unread = warp::path!("api" / "unread").and(warp::post()).and(warp::ext::get::<Admitted>()).then(
+        move |admitted: Admitted| {
             let site = of_unread.clone();
             async move {
-                match site.access.admit_user(&headers).await {
-                    Ok(identity) => told(api::take_unread(site.sessions.users(), &identity).await),
+                match admitted.user() {
+                    Ok(identity) => told(api::take_unread(site.sessions.users(), identity).await),
                     Err(problem) => problem.into_response(),
                 }
             }
@@ -204,10 +204,11 @@ fn ws_template(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Re
     let send = warp::path!("wsTemplate" / "sendToUser")
         .and(warp::post())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Admitted>())
         .and(warp::body::stream())
-        .then(move |headers: HeaderMap, body| {
+        .then(move |headers: HeaderMap, admitted: Admitted, body| {
             let site = of_send.clone();
-            async move { ws_template::send(&site, &headers, body).await }
+            async move { ws_template::send(&site, &headers, &admitted, body).await }
         });
     let pull = warp::path!("wsTemplate" / "pullUnreadMessage")
         .and(warp::post())

@@ -13,6 +13,7 @@ use warp::{Reply, http};
 
 use super::Site;
 use super::api::{Problem, ProblemKind, Requester, body};
+use super::gate::Admitted;
 use crate::message::{Message, PayloadKind, Target};
 use crate::user::UserName;
 
@@ -29,9 +30,10 @@ const FORM_BYTES_MAX: usize = 4 * 1024;
 pub async fn send<B: Buf>(
     site: &Site,
     headers: &HeaderMap,
+    admitted: &Admitted,
     stream: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Response {
-    match try_send(site, headers, stream).await {
+    match try_send(site, headers, admitted, stream).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
@@ -40,12 +42,13 @@ pub async fn send<B: Buf>(
 async fn try_send<B: Buf>(
     site: &Site,
     headers: &HeaderMap,
+    admitted: &Admitted,
     stream: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Result<Response, Problem> {
-    let (sender, from) = match site.access.requester(headers).await? {
+    let (sender, from) = match admitted.requester()? {
         Requester::User(identity) => (identity.user.to_string(), Some(identity.user.clone())),
         // A key's name is nobody's.
-        Requester::Key(owner) => (owner, None),
+        Requester::Key(owner) => (owner.clone(), None),
         Requester::Local => {
             return Err(Problem::new(ProblemKind::Unauthorized, "The sender is who is signed in: bring a token."));
         }

@@ -102,8 +102,8 @@ impl Access {
         }
     }
 
-    /// Who asks, behind the gate, which has let the request in.
-    pub async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
+    /// Who asks. A token is verified once for it.
+    async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         let mut bearers = identities::bearers(headers);
         let key = bearers.next().filter(|_| bearers.next().is_none());
         let owner = self.keys.as_ref().zip(key.as_ref()).and_then(|(keys, key)| keys.owner(key.as_bytes()));
@@ -111,20 +111,19 @@ impl Access {
             return Ok(Requester::Key(owner.to_owned()));
         }
         if self.identities.verifier.is_some() {
-            if self.is_development && self.keys.is_none() && self.brings_nothing(headers).await {
-                return Ok(Requester::Local);
-            }
-            return self.admit_user(headers).await.map(Requester::User);
+            let needs_none = self.is_development && self.keys.is_none();
+            return match self.identities.of(headers).await {
+                Ok(Some(identity)) => Ok(Requester::User(identity)),
+                Ok(None) | Err(Unauthorized::Missing) if needs_none => Ok(Requester::Local),
+                Ok(None) => Err(Unauthorized::Missing.into()),
+                Err(reason) => Err(reason.into()),
+            };
         }
         match (&self.keys, key) {
             (None, _) => Ok(Requester::Local),
             (Some(_), Some(_)) => Err(Problem::new(Kind::Unauthorized, "This API key is not known.")),
             (Some(_), None) => Err(Problem::new(Kind::Unauthorized, "Send one header \"Authorization: Bearer KEY\".")),
         }
-    }
-
-    async fn brings_nothing(&self, headers: &HeaderMap) -> bool {
-        matches!(self.identities.of(headers).await, Ok(None) | Err(Unauthorized::Missing))
     }
 }
 
