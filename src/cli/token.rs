@@ -1,5 +1,6 @@
 //! `warren token`: makes a user's token, to try things out and for scripts. It asks no server.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -10,6 +11,9 @@ use super::options::Conflict;
 use crate::identity::{Identity, Rights, Role, Rules, Signer, Topics};
 use crate::topic::Pattern;
 use crate::user::{GroupName, UserName};
+
+/// Names the file with the key for `warren token` where no flag does, as it does for the server.
+const KEY_FILE_VARIABLE: &str = "WARREN_JWT_KEY_FILE";
 
 /// The longest life of a token that is made here: ten years.
 const SECONDS_MAX: u64 = 10 * 365 * 24 * 3600;
@@ -58,14 +62,17 @@ pub fn declare(command: clap::Command) -> clap::Command {
             Arg::new("jwt-key-file")
                 .long("jwt-key-file")
                 .value_name("FILE")
-                .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("The secret that the server has, or the private key"),
+                .help(format!("The secret that the server has, or the private key [or: {KEY_FILE_VARIABLE}]")),
         ])
 }
 
 /// What the arguments ask for.
-pub fn read(matches: &ArgMatches) -> Result<Making, Conflict> {
+pub fn read(matches: &ArgMatches, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Making, Conflict> {
+    let named = matches.get_one::<PathBuf>("jwt-key-file").cloned();
+    let of_variable = || env.into_iter().find(|(name, _)| name == KEY_FILE_VARIABLE).map(|(_, value)| value.into());
+    let key_file = named.or_else(of_variable).filter(|path: &PathBuf| !path.as_os_str().is_empty());
+    let nameless = || Conflict::new(format!("name the key: --jwt-key-file FILE, or {KEY_FILE_VARIABLE}"));
     let all = |name| matches.get_many::<Role>(name).unwrap_or_default().copied().collect();
     let rights =
         Rights { subscribe: topics(matches, "subscribe"), publish: topics(matches, "publish"), roles: all("roles") };
@@ -76,7 +83,7 @@ pub fn read(matches: &ArgMatches) -> Result<Making, Conflict> {
         expires_s: None,
     };
     Ok(Making {
-        key_file: matches.get_one::<PathBuf>("jwt-key-file").cloned().expect("it is required"),
+        key_file: key_file.ok_or_else(nameless)?,
         identity,
         lasts_s: matches.get_one::<u64>("expires-in-s").copied().expect("it has a default"),
         audience: matches.get_one::<String>("audience").cloned(),
@@ -114,11 +121,27 @@ fn topics(matches: &ArgMatches, name: &str) -> Topics {
 mod tests {
     use super::*;
 
-    fn making(words: &str) -> Result<Making, String> {
-        let words = ["token", "--jwt-key-file", "key"].into_iter().chain(words.split(' '));
+    fn making_by(words: &str, env: &[(&str, &str)]) -> Result<Making, String> {
+        let words = ["token"].into_iter().chain(words.split(' '));
         let matches =
             declare(clap::Command::new("token")).try_get_matches_from(words).map_err(|error| error.to_string())?;
-        read(&matches).map_err(|conflict| conflict.to_string())
+        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        read(&matches, env).map_err(|conflict| conflict.to_string())
+    }
+
+    fn making(words: &str) -> Result<Making, String> {
+        making_by(&format!("--jwt-key-file key {words}"), &[])
+    }
+
+    #[test]
+    fn the_key_is_named_by_the_flag_or_else_by_the_variable() {
+        let variable = [(KEY_FILE_VARIABLE, "other")];
+        assert_eq!(making_by("--user alice", &variable).unwrap().key_file, PathBuf::from("other"));
+        assert_eq!(making_by("--jwt-key-file key --user alice", &variable).unwrap().key_file, PathBuf::from("key"));
+        for env in [&[][..], &[(KEY_FILE_VARIABLE, "")]] {
+            let error = making_by("--user alice", env).expect_err("refused");
+            assert!(error.contains("--jwt-key-file") && error.contains(KEY_FILE_VARIABLE), "{error}");
+        }
     }
 
     #[test]

@@ -109,8 +109,8 @@ fn read_subscribe(matches: &ArgMatches, env: Environment) -> Result<Command, Err
     Ok(Command::Client(cli::Task::Subscribe(cli::read_subscribe(matches, env)?)))
 }
 
-fn read_token(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
-    Ok(Command::Client(cli::Task::Token(Box::new(cli::read_token(matches)?))))
+fn read_token(matches: &ArgMatches, env: Environment) -> Result<Command, Error> {
+    Ok(Command::Client(cli::Task::Token(Box::new(cli::read_token(matches, env)?))))
 }
 
 fn read_bench(matches: &ArgMatches, _: Environment) -> Result<Command, Error> {
