@@ -52,7 +52,7 @@ fn tickets(config: &Config) -> anyhow::Result<Tickets> {
         }
         None => key(config)?.and_then(|key| key.secret().map(<[u8]>::to_vec)),
     };
-    let made = Tickets::new(shared.as_deref(), config.ticket_lifetime_s, config.jwt_leeway_s, config.tickets_max);
+    let made = Tickets::new(shared.as_deref(), config.ticket_lifetime_s, config.tickets_max);
     made.map_err(|error| anyhow::anyhow!("no chance to be had from the operating system: {error}"))
 }
 

@@ -237,8 +237,9 @@ options! {
         }
         tickets_max: usize = number("TICKETS", 1..=10_000_000) => {
             default: "100000",
-            help: "Used tickets that an instance remembers until they end, so that each is good once; past it tickets are refused.",
-            reason: "More than 3,000 connections a second for 30 s; some megabytes.",
+            help: "Used tickets that an instance remembers until they end, so that each is good once, one user's at most a tenth of \
+                   them; past it tickets are refused (503).",
+            reason: "More than 3,000 connections a second for 30 s, and 300 of one user; some megabytes.",
         }
         dev_sign_in: bool = switch() => {
             default: "false",

@@ -26,7 +26,7 @@ use super::upgrade::Successor;
 use super::{Site, origin};
 use crate::config::AllowedOrigins;
 use crate::cursor::{Cursor, NotACursor};
-use crate::identity::may_hear;
+use crate::identity::{Redeeming, may_hear};
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::session::{Channel, NoResumption, NotAdmitted, Start, WILDCARDS_MAX};
 use crate::topic::{InvalidTopic, Pattern};
@@ -145,7 +145,8 @@ async fn open(
     if site.link.borrow().attachments == 0 {
         return Err(Refusal::NotAttached);
     }
-    let identity = site.identities.of_session(headers, query).await.map_err(Refusal::Unauthorized)?;
+    let redeeming = if successor.is_some() { Redeeming::Spends } else { Redeeming::Looks };
+    let identity = site.identities.of_session(headers, query, redeeming).await.map_err(Refusal::Unauthorized)?;
     if !may_hear(identity.as_deref(), site.identities.verifier.is_some(), &patterns, broadcast) {
         return Err(Refusal::Forbidden);
     }

@@ -13,7 +13,7 @@ use warp::http::header::{AUTHORIZATION, COOKIE, HeaderMap, ORIGIN, SEC_WEBSOCKET
 
 use super::origin;
 use crate::config::{AllowedOrigins, CookieName};
-use crate::identity::{Identity, NoTicket, Tickets, Unverified, Verifier};
+use crate::identity::{Identity, NoTicket, Redeeming, Tickets, Unverified, Verifier};
 
 /// What stands before a token among the subprotocols.
 const OFFERED: &[u8] = b"bearer.";
@@ -68,17 +68,23 @@ enum Brought<'a> {
 }
 
 impl Identities {
-    /// Whose request for a session this is; `None` if it is anybody's, which is allowed. A ticket is spent by that.
-    pub async fn of_session(&self, headers: &HeaderMap, query: &str) -> Result<Option<Arc<Identity>>, Unauthorized> {
+    /// Whose request for a session this is; `None` if it is anybody's, which is allowed. A ticket is spent by that if the
+    /// session is to be opened.
+    pub async fn of_session(
+        &self,
+        headers: &HeaderMap,
+        query: &str,
+        redeeming: Redeeming,
+    ) -> Result<Option<Arc<Identity>>, Unauthorized> {
         let mut all: Vec<Brought<'_>> = bearers(headers).map(Brought::Token).collect();
         all.extend(offered(headers).map(Brought::Token));
         all.extend(in_query(query, self.in_query));
-        self.of_brought(all, headers).await
+        self.of_brought(all, headers, redeeming).await
     }
 
     /// Whose any other request is: by its header or its cookie. What a token costs is paid each time.
     pub async fn of(&self, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Unauthorized> {
-        self.of_brought(bearers(headers).map(Brought::Token).collect(), headers).await
+        self.of_brought(bearers(headers).map(Brought::Token).collect(), headers, Redeeming::Looks).await
     }
 
     /// What else the query says.
@@ -94,6 +100,7 @@ impl Identities {
         &self,
         mut all: Vec<Brought<'_>>,
         headers: &HeaderMap,
+        redeeming: Redeeming,
     ) -> Result<Option<Arc<Identity>>, Unauthorized> {
         let Some(verifier) = &self.verifier else { return Ok(None) };
         if all.is_empty() && self.is_own_page(headers) {
@@ -105,7 +112,7 @@ impl Identities {
         }
         Ok(match only {
             Some(Brought::Token(token)) => Some(Arc::new(verifier.verify(&token).await?)),
-            Some(Brought::Ticket(ticket)) => Some(Arc::new(self.tickets.redeem(&ticket)?)),
+            Some(Brought::Ticket(ticket)) => Some(Arc::new(self.tickets.redeem(&ticket, redeeming)?)),
             None if self.anonymous => None,
             None => return Err(Unauthorized::Missing),
         })

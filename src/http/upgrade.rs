@@ -19,7 +19,7 @@ use super::identities::Unauthorized;
 use super::replay::{self, NotReplayed};
 use super::topic::{self, NotATopic};
 use super::{Site, origin};
-use crate::identity::{self, Identity};
+use crate::identity::{self, Identity, Redeeming};
 use crate::interest::IN_FORCE_TIMEOUT;
 use crate::protocol::extensions::{self, negotiate};
 use crate::protocol::handshake::{accept_key, is_valid_key};
@@ -137,7 +137,8 @@ async fn open(
     if site.link.borrow().attachments == 0 {
         return Err(Refusal::NotAttached);
     }
-    let identity = site.identities.of_session(headers, query).await.map_err(Refusal::Unauthorized)?;
+    let identity =
+        site.identities.of_session(headers, query, Redeeming::Spends).await.map_err(Refusal::Unauthorized)?;
     if !may_hear(identity.as_deref(), site.identities.verifier.is_some(), &channel) {
         return Err(Refusal::Forbidden);
     }

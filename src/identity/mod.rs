@@ -16,7 +16,7 @@ mod verifier;
 pub use jwks::{JwksSource, Place};
 pub use keys::{InvalidKeys, Key, KeySet, read_secret};
 pub use signer::{InvalidSigningKey, Signer};
-pub use tickets::{NoTicket, Tickets};
+pub use tickets::{NoTicket, Redeeming, Tickets};
 pub use verifier::{Rules, Unverified, Verifier};
 
 use crate::message::Target;

@@ -186,7 +186,7 @@ mod tests {
         let verifier = Verifier::new(Key::parse(SECRET).unwrap(), Rules::default());
         Arc::new(Identities {
             verifier: Some(verifier).filter(|_| with_tokens),
-            tickets: Tickets::new(None, 30, 0, 10).unwrap(),
+            tickets: Tickets::new(None, 30, 10).unwrap(),
             cookie: "warren_token".parse().unwrap(),
             in_query: false,
             anonymous: true,

@@ -15,7 +15,7 @@ fn identities() -> Identities {
     let verifier = Verifier::new(Key::parse(SECRET).unwrap(), Rules::default());
     Identities {
         verifier: Some(verifier),
-        tickets: Tickets::new(None, 30, 0, 10).unwrap(),
+        tickets: Tickets::new(None, 30, 10).unwrap(),
         cookie: "warren_token".parse().unwrap(),
         in_query: false,
         anonymous: false,
@@ -43,7 +43,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 
 /// Whose session it is, or why it is none.
 async fn whose(identities: &Identities, pairs: &[(&'static str, &str)], query: &str) -> Result<String, Unauthorized> {
-    let identity = identities.of_session(&headers(pairs), query).await?;
+    let identity = identities.of_session(&headers(pairs), query, Redeeming::Spends).await?;
     Ok(identity.map_or_else(|| "anybody".to_owned(), |identity| identity.user.to_string()))
 }
 
@@ -152,6 +152,15 @@ async fn who_brings_nothing_is_anybody_where_that_is_allowed() {
     }
     let without = Identities { verifier: None, ..open };
     assert_eq!(whose(&without, &[("authorization", "Bearer x")], "ticket=x").await, Ok("anybody".to_owned()));
+}
+
+#[tokio::test]
+async fn a_ticket_stays_where_nothing_is_opened_for_it() {
+    let identities = identities();
+    let query = format!("ticket={}", identities.tickets.give(&alice()).unwrap());
+    let looked = identities.of_session(&headers(&[]), &query, Redeeming::Looks).await;
+    assert_eq!(looked.unwrap().map(|identity| identity.user.to_string()), Some("alice".to_owned()));
+    assert_eq!(whose(&identities, &[], &query).await, Ok("alice".to_owned()));
 }
 
 #[test]
