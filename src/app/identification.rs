@@ -13,7 +13,11 @@ pub fn verifier(config: &Config) -> anyhow::Result<Option<Verifier>> {
     if let Some(key) = key(config)? {
         return Ok(Some(Verifier::new(key, rules(config))));
     }
-    let source = |place| JwksSource { place, every: Duration::from_secs(config.jwt_jwks_refresh_s) };
+    let source = |place| JwksSource {
+        place,
+        every: Duration::from_secs(config.jwt_jwks_refresh_s),
+        age_max: Duration::from_secs(config.jwt_jwks_age_max_s),
+    };
     Ok(config.jwt_jwks.clone().map(|place| Verifier::with_source(source(place), rules(config))))
 }
 

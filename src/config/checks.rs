@@ -9,7 +9,7 @@ use super::error::Error;
 use super::identity::Anonymous;
 use super::load::Sources;
 use super::options::{Config, MAILBOX_IDLE_S_MAX};
-use crate::identity::{self, InvalidKeys, Key, KeySet, Place};
+use crate::identity::{self, InvalidKeyFile, InvalidKeys, Key, KeySet, Place};
 
 /// Longest header of a WebSocket frame (RFC 6455 §5.2): 2 bytes, 8 of length, 4 of mask.
 const FRAME_HEADER_BYTES_MAX: usize = 14;
@@ -108,12 +108,15 @@ fn identity(config: &Config, sources: &Sources) -> Result<(), Error> {
             let because = format!("{} has the key", label("jwt_key_file"));
             return useless("jwt_jwks", format!("{place:?}"), because);
         }
-        Some(Place::File(path)) => drop(keys_of(path, label("jwt_jwks"), KeySet::read)?),
+        Some(Place::File(path)) => {
+            keys_of(path, label("jwt_jwks"), |path| KeySet::read(path)?.not_empty())?;
+        }
         Some(Place::Url(_)) | None => {}
     }
     if let Some(path) = &config.ticket_key_file {
-        keys_of(path, label("ticket_key_file"), identity::read_secret)?;
+        keys_of(path, label("ticket_key_file"), |path| Ok(identity::read_secret(path)?))?;
     }
+    keys_outlast_a_reading(config, sources)?;
     let without_tokens = key.is_none() && config.jwt_jwks.is_none();
     if config.anonymous == Anonymous::Refuse && without_tokens {
         let because = "nobody could connect without a key for tokens (--jwt-key-file, --jwt-jwks)".to_owned();
@@ -128,13 +131,28 @@ fn identity(config: &Config, sources: &Sources) -> Result<(), Error> {
 
 fn keys_of<T>(path: &Path, label: String, read: impl Fn(&Path) -> Result<T, InvalidKeys>) -> Result<T, Error> {
     read(path).map_err(|reason| match reason {
-        InvalidKeys::Unreadable(source) => Error::Unreadable { label, path: path.display().to_string(), source },
+        InvalidKeys::File(InvalidKeyFile::Unreadable(source)) => {
+            Error::Unreadable { label, path: path.display().to_string(), source }
+        }
         reason => Error::Value {
             label,
             shown: format!("{path:?}"),
             detail: Some(reason.to_string()),
             allowed: "a file with a key".to_owned(),
         },
+    })
+}
+
+fn keys_outlast_a_reading(config: &Config, sources: &Sources) -> Result<(), Error> {
+    let (age_s, refresh_s) = (config.jwt_jwks_age_max_s, config.jwt_jwks_refresh_s);
+    if age_s > refresh_s {
+        return Ok(());
+    }
+    Err(Error::Value {
+        label: sources.label("jwt_jwks_age_max_s").to_owned(),
+        shown: age_s.to_string(),
+        detail: Some("the keys would be too old before they are read again".to_owned()),
+        allowed: format!("more than {refresh_s}, {}", sources.label("jwt_jwks_refresh_s")),
     })
 }
 

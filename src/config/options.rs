@@ -178,20 +178,28 @@ options! {
     "Identity" {
         jwt_key_file: Option<PathBuf> = text("FILE", "a file with a key", |text| Ok(PathBuf::from(text))).optional() => {
             default: "",
-            help: "File with the key by which users' tokens (JWT) are verified: a public key in PEM for RS256, ES256 or EdDSA; \
-                   any other file is the secret for HS256, of at least 32 bytes.",
+            help: "File with the key by which users' tokens (JWT) are verified: a public key in PEM for RS256, ES256 or EdDSA, or \
+                   the secret for HS256, of at least 32 bytes.",
             reason: "Without a key nobody has a token. The key alone says which algorithm counts. To try it: \
                      openssl rand -hex 32 > FILE; warren token --user alice --jwt-key-file FILE.",
         }
         jwt_jwks: Option<Place> = text("FILE|URL", "a file or a URL http[s]://…", identity::place).optional() => {
             default: "",
             help: "JSON Web Key Set instead, by whose keys (kid) tokens are verified: a file, or a URL of the issuer.",
-            reason: "Issuers that change their keys publish them so. While they cannot be read, those that are known count.",
+            reason: "Issuers that change their keys publish them so. While they cannot be read, those that are known count, up to \
+                     jwt_jwks_age_max_s.",
         }
         jwt_jwks_refresh_s: u64 = number("SECONDS", 10..=DAY_MS / 1000) => {
             default: "3600",
             help: "How often the key set is read again; also when a token names a key that is not in it, at most every 10 s.",
-            reason: "A key that was withdrawn counts no longer than this.",
+            reason: "A key that was withdrawn counts no longer than this, while the set can be read.",
+        }
+        jwt_jwks_age_max_s: u64 = number("SECONDS", 20..=30 * DAY_MS / 1000) => {
+            default: "86400",
+            help: "How long the keys of the set count while it cannot be read again; more than jwt_jwks_refresh_s. Past that, \
+                   tokens are answered 503 until it can.",
+            reason: "A day, so that an issuer may be away for a night; who cuts an instance off from its issuer keeps a key that \
+                     was withdrawn alive no longer.",
         }
         jwt_audience: Vec<String> = list("NAME", "names separated by commas", identity::names) => {
             default: "",

@@ -91,6 +91,7 @@ impl Refusal {
             | Refusal::TooManyTopics(_)
             | Refusal::TooManyWildcards => ("bad_query", ProblemKind::BadQuery),
             Refusal::NotATopic(_) => ("bad_topic", ProblemKind::BadTopic),
+            Refusal::Unauthorized(reason) if reason.may_pass() => ("cannot_verify", ProblemKind::CannotVerify),
             Refusal::Unauthorized(_) => ("unauthorized", ProblemKind::Unauthorized),
             Refusal::Forbidden => ("forbidden", ProblemKind::Forbidden),
             Refusal::NotAttached => ("not_attached", ProblemKind::NotHearing),
@@ -271,6 +272,7 @@ mod tests {
     use proptest::strategy::Strategy;
 
     use super::*;
+    use crate::identity::Unverified;
 
     fn of(query: &str) -> Result<(Vec<String>, bool), Refusal> {
         let asked = asked(query)?;
@@ -357,7 +359,8 @@ mod tests {
         use NotAdmitted::{Full, Stopping, TooManyOfOneAddress, TooManyOfOneUser};
         let first = [Refusal::ForeignOrigin, Refusal::Nothing, Refusal::NotATopic(InvalidTopic::Empty)];
         let nobody = Refusal::Unauthorized(Unauthorized::Missing);
-        let then = [nobody, Refusal::Forbidden, Refusal::NotAttached, Refusal::NotInForce];
+        let unknown = Refusal::Unauthorized(Unauthorized::Token(Unverified::NoKeys));
+        let then = [nobody, unknown, Refusal::Forbidden, Refusal::NotAttached, Refusal::NotInForce];
         let last = [Full, TooManyOfOneAddress, TooManyOfOneUser, Stopping].map(Refusal::NotAdmitted);
         for refusal in first.iter().chain(&then).chain(&last) {
             let (name, kind) = refusal.facts();

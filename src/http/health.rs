@@ -1,4 +1,5 @@
-//! `GET /healthz`: the process lives. `GET /readyz`: it can carry messages, so a load balancer may send clients.
+//! `GET /healthz`: the process lives. `GET /readyz`: it can carry messages and tell who brings a token, so a load balancer may
+//! send clients.
 
 use serde::Serialize;
 use warp::http::StatusCode;
@@ -17,7 +18,7 @@ struct Health<'a> {
 
 #[derive(Serialize)]
 struct Readiness<'a> {
-    /// `ready`, `broker_unavailable` or `draining`.
+    /// `ready`, `broker_unavailable`, `keys_unavailable` or `draining`.
     status: &'a str,
     instance: &'a str,
     broker: &'a Link,
@@ -34,10 +35,14 @@ pub fn healthz(site: &Site) -> Json {
 
 pub fn readyz(site: &Site) -> WithStatus<Json> {
     let link = site.link.borrow().clone();
-    let (status, code) = match (site.sessions.is_draining(), link.is_up()) {
-        (true, _) => ("draining", StatusCode::SERVICE_UNAVAILABLE),
-        (false, false) => ("broker_unavailable", StatusCode::SERVICE_UNAVAILABLE),
-        (false, true) => ("ready", StatusCode::OK),
+    let (status, code) = if site.sessions.is_draining() {
+        ("draining", StatusCode::SERVICE_UNAVAILABLE)
+    } else if !link.is_up() {
+        ("broker_unavailable", StatusCode::SERVICE_UNAVAILABLE)
+    } else if !site.identities.are_ready() {
+        ("keys_unavailable", StatusCode::SERVICE_UNAVAILABLE)
+    } else {
+        ("ready", StatusCode::OK)
     };
     let body = Readiness { status, instance: site.incarnation.name().as_str(), broker: &link };
     with_status(json(&body), code)

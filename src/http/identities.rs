@@ -56,8 +56,14 @@ impl Unauthorized {
             Unauthorized::Several => "several",
             Unauthorized::Token(reason) => reason.name(),
             Unauthorized::Ticket(NoTicket::Expired) => "expired",
+            Unauthorized::Ticket(NoTicket::TooMany) => "too_many_tickets",
             Unauthorized::Ticket(_) => "ticket",
         }
+    }
+
+    /// Whether what was brought may well be good, and is to be brought again: no fault of who brought it.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Unauthorized::Token(Unverified::NoKeys) | Unauthorized::Ticket(NoTicket::TooMany))
     }
 }
 
@@ -85,6 +91,11 @@ impl Identities {
     /// Whose any other request is: by its header or its cookie. What a token costs is paid each time.
     pub async fn of(&self, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Unauthorized> {
         self.of_brought(bearers(headers).map(Brought::Token).collect(), headers, Redeeming::Looks).await
+    }
+
+    /// Whether tokens can be told from others, if they count at all.
+    pub fn are_ready(&self) -> bool {
+        self.verifier.as_ref().is_none_or(Verifier::has_keys)
     }
 
     /// What else the query says.

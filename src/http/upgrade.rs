@@ -64,6 +64,7 @@ impl Refusal {
             Refusal::ForeignOrigin => "foreign_origin",
             Refusal::NotATopic(_) => "bad_topic",
             Refusal::NotReplayed(_) => "not_replayed",
+            Refusal::Unauthorized(reason) if reason.may_pass() => "cannot_verify",
             Refusal::Unauthorized(_) => "unauthorized",
             Refusal::Forbidden => "forbidden",
             Refusal::NotAttached => "not_attached",
@@ -283,6 +284,9 @@ impl Reply for Refusal {
             }
             Refusal::NotATopic(reason) => refuse(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
             Refusal::NotReplayed(reason) => refuse(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
+            Refusal::Unauthorized(reason) if reason.may_pass() => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("It cannot be told just now who asks: {reason}.\n"))
+            }
             Refusal::Unauthorized(reason) => {
                 refuse(StatusCode::UNAUTHORIZED, &format!("Nobody is known by this request: {reason}.\n"))
             }
@@ -317,11 +321,11 @@ impl Reply for Refusal {
                 headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
                 headers.insert(SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static(VERSION));
             }
-            Refusal::NotAttached | Refusal::NotInForce | Refusal::NotAdmitted(_) => {
-                headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
-            }
-            Refusal::Unauthorized(_) => {
+            Refusal::Unauthorized(reason) if !reason.may_pass() => {
                 headers.insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
+            }
+            Refusal::Unauthorized(_) | Refusal::NotAttached | Refusal::NotInForce | Refusal::NotAdmitted(_) => {
+                headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
             }
             Refusal::BadHost
             | Refusal::Forbidden
@@ -342,6 +346,7 @@ mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Unverified;
 
     fn request(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
@@ -371,9 +376,11 @@ mod tests {
         let not_replayed = Refusal::NotReplayed(NotReplayed::Malformed);
         let first = [NotAnUpgrade, UnknownVersion, BadHost, BadKey, BadExtensions, BadSubprotocols, ForeignOrigin];
         let nobody = Refusal::Unauthorized(Unauthorized::Missing);
-        let then = [NotATopic(topic::NotATopic::Several), not_replayed, nobody, Forbidden, NotAttached, NotInForce];
+        let unknown = Refusal::Unauthorized(Unauthorized::Token(Unverified::NoKeys));
+        let then = [NotATopic(topic::NotATopic::Several), not_replayed, nobody, unknown, Forbidden];
+        let then = then.into_iter().chain([NotAttached, NotInForce]);
         let last = [Full, TooManyOfOneAddress, TooManyOfOneUser, Stopping].map(Refusal::NotAdmitted);
-        let names: Vec<_> = first.iter().chain(&then).chain(&last).map(Refusal::name).collect();
+        let names: Vec<_> = first.into_iter().chain(then).chain(last).map(|refusal| refusal.name()).collect();
         // A WebSocket may have other parameters in its query.
         let of_both = crate::metrics::REFUSALS.into_iter().filter(|name| *name != "bad_query");
         assert!(of_both.eq(names));

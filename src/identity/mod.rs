@@ -1,6 +1,6 @@
 //! Who somebody is, and what they may: what a token says once it was found to be true.
 //!
-//! Owns tokens from their text to an [`Identity`]: the keys (`keys`, `jwks`), the check (`verifier`), what the claims mean
+//! Owns tokens from their text to an [`Identity`]: the keys (`key_file`, `keys`, `jwks`), the check (`verifier`), what the claims mean
 //! (`claims`), tickets that stand for a token for some seconds (`tickets`), and making tokens to try things out (`signer`).
 //! Refuses to look at a request: which part of it is a token is the HTTP side's. Invariant: the algorithm is the key's, never
 //! what a token says of itself.
@@ -8,13 +8,15 @@
 mod claims;
 mod fetch;
 mod jwks;
+mod key_file;
 mod keys;
 mod signer;
 mod tickets;
 mod verifier;
 
 pub use jwks::{JwksSource, Place};
-pub use keys::{InvalidKeys, Key, KeySet, read_secret};
+pub use key_file::{InvalidKeyFile, read_secret};
+pub use keys::{InvalidKeys, Key, KeySet};
 pub use signer::{InvalidSigningKey, Signer};
 pub use tickets::{NoTicket, Redeeming, Tickets};
 pub use verifier::{Rules, Unverified, Verifier};

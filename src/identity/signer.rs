@@ -5,7 +5,7 @@ use std::path::Path;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 
 use super::claims::{Claim, Claims};
-use super::keys::{self, InvalidKeys};
+use super::key_file::{self, InvalidKeyFile, KeyFile};
 use super::{Identity, Rules};
 use crate::message::now_unix_ms;
 
@@ -20,7 +20,7 @@ pub struct Signer {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSigningKey {
     #[error(transparent)]
-    File(#[from] InvalidKeys),
+    File(#[from] InvalidKeyFile),
     #[error("it is PEM, but no private key of RSA, P-256 (PKCS #8) or Ed25519 (PKCS #8)")]
     NotPrivate,
     #[error("the key cannot sign: {0}")]
@@ -30,19 +30,20 @@ pub enum InvalidSigningKey {
 impl Signer {
     /// With the key of a file: in PEM a private one, else the bytes of a secret.
     pub fn read(path: &Path) -> Result<Signer, InvalidSigningKey> {
-        Signer::parse(&keys::read(path)?)
+        Signer::parse(&key_file::read(path)?)
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Signer, InvalidSigningKey> {
-        if !bytes.trim_ascii_start().starts_with(b"-----BEGIN ") {
-            return Ok(Signer::of_secret(keys::secret(bytes)?));
-        }
-        if !String::from_utf8_lossy(bytes).contains("PRIVATE KEY-----") {
+        let pem = match KeyFile::parse(bytes)? {
+            KeyFile::Secret(secret) => return Ok(Signer::of_secret(secret)),
+            KeyFile::Pem(pem) => pem,
+        };
+        if !String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
             return Err(InvalidSigningKey::NotPrivate);
         }
-        let rsa = EncodingKey::from_rsa_pem(bytes).map(|key| (Algorithm::RS256, key));
-        let ec = || EncodingKey::from_ec_pem(bytes).map(|key| (Algorithm::ES256, key));
-        let ed = || EncodingKey::from_ed_pem(bytes).map(|key| (Algorithm::EdDSA, key));
+        let rsa = EncodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
+        let ec = || EncodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key));
+        let ed = || EncodingKey::from_ed_pem(pem).map(|key| (Algorithm::EdDSA, key));
         let (algorithm, key) = rsa.or_else(|_| ec()).or_else(|_| ed()).map_err(|_| InvalidSigningKey::NotPrivate)?;
         Ok(Signer { algorithm, key })
     }

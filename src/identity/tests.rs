@@ -86,8 +86,7 @@ fn a_key_that_would_be_weak_or_a_mistake_is_refused() {
     for unknown in [P384_PUBLIC, RSA_1024_PUBLIC, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         assert!(matches!(Key::parse(unknown), Err(InvalidKeys::Unknown)));
     }
-    assert!(matches!(Key::parse(&[b'x'; 31]), Err(InvalidKeys::Short)));
-    assert!(matches!(Key::parse(&[&[b'x'; 31][..], b"\r\n"].concat()), Err(InvalidKeys::Short)));
+    assert!(matches!(Key::parse(&[b'x'; 31]), Err(InvalidKeys::File(InvalidKeyFile::Short))));
     assert_eq!(Key::parse(&[SECRET, b"\n"].concat()).unwrap().secret(), Some(SECRET));
     assert!(matches!(Signer::parse(RSA_PUBLIC), Err(InvalidSigningKey::NotPrivate)));
 }
@@ -286,12 +285,13 @@ fn a_set_has_its_keys_by_their_ids() {
         json!(5),
     ];
     let parse = |keys: &[Value], private| KeySet::parse(json!({"keys": keys}).to_string().as_bytes(), private);
-    assert!(matches!(parse(&useless, true), Err(InvalidKeys::Empty)));
-    assert!(
-        matches!(parse(std::slice::from_ref(&one), false), Err(InvalidKeys::Empty)),
-        "a secret that everybody reads"
-    );
-    assert!(matches!(KeySet::parse(b"[]", true), Err(InvalidKeys::NotASet(_))));
+    let of_useless = parse(&useless, true).unwrap();
+    assert_eq!((of_useless.len(), of_useless.unusable().len()), (0, 2), "{of_useless:?}");
+    assert!(matches!(of_useless.not_empty(), Err(InvalidKeys::Empty)));
+    assert!(parse(std::slice::from_ref(&one), false).unwrap().is_empty(), "a secret that everybody reads");
+    for no_set in ["[]", "{}", r#"{"keys": {}}"#, r#"{"keys": null}"#] {
+        assert!(matches!(KeySet::parse(no_set.as_bytes(), true), Err(InvalidKeys::NotASet(_))), "{no_set}");
+    }
     let keys = parse(&[&[one.clone(), two][..], &useless].concat(), true).unwrap();
     assert_eq!(keys.len(), 2);
     let token = |kid: Option<&str>| {
@@ -306,6 +306,98 @@ fn a_set_has_its_keys_by_their_ids() {
     let only = Verifier::new(parse(&[one], true).unwrap(), Rules::default());
     assert!(only.verify_now(&token(None)).is_ok());
     assert_eq!(only.verify_now(&token(Some("two"))), Err(Unverified::UnknownKey));
+}
+
+/// Nobody's request may find out that a key is no key.
+#[test]
+fn a_key_of_another_size_or_beside_its_curve_is_passed_over() {
+    let bytes = |count: usize| URL_SAFE_NO_PAD.encode(vec![0xab; count]);
+    let p256 = |x: String, y: String| json!({"kty": "EC", "kid": "k", "crv": "P-256", "x": x, "y": y});
+    let ed25519 = |x: String| json!({"kty": "OKP", "kid": "k", "crv": "Ed25519", "x": x});
+    let rsa = |n: String, e: &str| json!({"kty": "RSA", "kid": "k", "n": n, "e": e});
+    let no_point = URL_SAFE_NO_PAD.encode([&[2_u8][..], &[0; 31]].concat());
+    let bad = [
+        ed25519(bytes(0)),
+        ed25519(bytes(31)),
+        ed25519(bytes(33)),
+        ed25519(bytes(64)),
+        ed25519(no_point),
+        ed25519("not base64".into()),
+        p256(bytes(32), bytes(32)),
+        p256(bytes(0), bytes(0)),
+        p256(bytes(31), bytes(32)),
+        p256(bytes(33), bytes(31)),
+        rsa(bytes(255), "AQAB"),
+        rsa(bytes(513), "AQAB"),
+        rsa(URL_SAFE_NO_PAD.encode([&[0; 100][..], &[0xab; 200]].concat()), "AQAB"),
+        rsa(bytes(256), "AQ"),
+        rsa(bytes(256), "Ag"),
+        rsa(bytes(256), ""),
+        rsa(bytes(256), &bytes(9)),
+    ];
+    let good = json!({"kty": "oct", "kid": "good", "k": URL_SAFE_NO_PAD.encode(SECRET)});
+    for key in bad {
+        let set = json!({"keys": [key, good]}).to_string();
+        let keys = KeySet::parse(set.as_bytes(), true).unwrap();
+        assert_eq!((keys.len(), keys.unusable().len()), (1, 1), "{key}");
+    }
+    let good = [rsa(bytes(256), "AQAB"), rsa(bytes(512), "Aw"), rsa(format!("AAAA{}", bytes(255 + 3)), "AQAB")];
+    for key in good {
+        assert_eq!(KeySet::parse(json!({"keys": [key]}).to_string().as_bytes(), true).unwrap().len(), 1, "{key}");
+    }
+    let pem = |der: &[u8]| {
+        let base64 = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN PUBLIC KEY-----\n{base64}\n-----END PUBLIC KEY-----\n")
+    };
+    let short = [&b"\x30\x0e\x30\x05\x06\x03\x2b\x65\x70\x03\x05\x00"[..], &[7; 4]].concat();
+    let beside = [
+        &b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00\x04"[..],
+        &[0xab; 64],
+    ]
+    .concat();
+    for der in [short, beside] {
+        assert!(matches!(Key::parse(pem(&der).as_bytes()), Err(InvalidKeys::Unknown)), "{der:?}");
+    }
+}
+
+/// Whatever stands before PEM explains it.
+#[test]
+fn a_public_key_counts_behind_a_preamble_and_nowhere_as_a_secret() {
+    for (private, public) in [(RSA, RSA_PUBLIC), (P256, P256_PUBLIC), (ED25519, ED25519_PUBLIC)] {
+        let token = Signer::parse(&[b"# private\n", private].concat()).unwrap();
+        let token = token.sign(&alice(), 1000, &Rules::default()).unwrap();
+        for preamble in ["# our key\n", "Bag Attributes\n    friendlyName: key\nKey Attributes: <No Attributes>\n"] {
+            let text = [preamble.as_bytes(), public].concat();
+            assert!(verifier(&text, Rules::default()).verify_now(&token).is_ok(), "{preamble}");
+            assert!(Key::parse(&text).unwrap().secret().is_none());
+        }
+    }
+    let cut = &RSA_PUBLIC[..RSA_PUBLIC.len() / 2];
+    assert!(matches!(Key::parse(cut), Err(InvalidKeys::Unknown)));
+    assert!(matches!(Key::parse(&RSA_PUBLIC[1..]), Err(InvalidKeys::Unknown | InvalidKeys::File(_))));
+}
+
+/// RFC 7517 §4.5: keys of different kinds may share an id.
+#[test]
+fn keys_of_one_id_are_told_by_the_algorithm() {
+    let mut set: Value = serde_json::from_slice(include_bytes!("../../tests/keys/jwks.json")).unwrap();
+    for key in set["keys"].as_array_mut().unwrap() {
+        key["kid"] = json!("shared");
+    }
+    let verifier = Verifier::new(KeySet::parse(set.to_string().as_bytes(), false).unwrap(), Rules::default());
+    let token = |algorithm, key: &EncodingKey| {
+        let header = Header { kid: Some("shared".to_owned()), ..Header::new(algorithm) };
+        encode(&header, &good(), key).unwrap()
+    };
+    for (algorithm, key) in [
+        (Algorithm::RS256, EncodingKey::from_rsa_pem(RSA)),
+        (Algorithm::ES256, EncodingKey::from_ec_pem(P256)),
+        (Algorithm::EdDSA, EncodingKey::from_ed_pem(ED25519)),
+    ] {
+        assert!(verifier.verify_now(&token(algorithm, &key.unwrap())).is_ok(), "{algorithm:?}");
+    }
+    let swapped = token(Algorithm::HS256, &EncodingKey::from_secret(P256_PUBLIC));
+    assert_eq!(verifier.verify_now(&swapped), Err(Unverified::Algorithm));
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub enum Unverified {
     Malformed,
     #[error("the token's algorithm is not the key's")]
     Algorithm,
+    /// The issuer's fault, or nobody's: the token may well be good.
+    #[error("no token can be verified just now, for the issuer's keys could not be read")]
+    NoKeys,
     #[error("the key that the token names is not known")]
     UnknownKey,
     #[error("the token's signature is wrong")]
@@ -64,6 +67,7 @@ impl Unverified {
             Unverified::TooLong => "too_long",
             Unverified::Malformed => "malformed",
             Unverified::Algorithm => "algorithm",
+            Unverified::NoKeys => "no_keys",
             Unverified::UnknownKey => "unknown_key",
             Unverified::Signature => "signature",
             Unverified::Expired => "expired",
@@ -89,7 +93,9 @@ impl Verifier {
     /// Whose token this is. Waits if its key is not known, but may be by now.
     pub async fn verify(&self, token: &str) -> Result<Identity, Unverified> {
         match self.verify_now(token) {
-            Err(Unverified::UnknownKey) if self.keys.are_read_again().await => self.verify_now(token),
+            Err(Unverified::UnknownKey | Unverified::NoKeys) if self.keys.are_read_again().await => {
+                self.verify_now(token)
+            }
             verified => verified,
         }
     }
@@ -111,8 +117,8 @@ impl Verifier {
         if header.crit.is_some() {
             return Err(Unverified::Malformed);
         }
-        let keys = self.keys.current();
-        let key = keys.find(header.kid.as_deref()).ok_or(Unverified::UnknownKey)?;
+        let keys = self.keys.current().ok_or(Unverified::NoKeys)?;
+        let key = keys.find(header.kid.as_deref(), header.alg).ok_or(Unverified::UnknownKey)?;
         let decoded = decode::<Claims>(token, &key.decoding, &self.validation(key.algorithm));
         let claims = decoded.map_err(|error| why(error.kind(), token))?.claims;
         let identity = claims.into_identity(self.rules.leeway_s)?;
@@ -123,9 +129,9 @@ impl Verifier {
         Ok(identity)
     }
 
-    /// By how much clocks may differ.
-    pub fn leeway_s(&self) -> u64 {
-        self.rules.leeway_s
+    /// Whether there are keys to go by: not before a source was read for the first time, nor when that is too long ago.
+    pub fn has_keys(&self) -> bool {
+        self.keys.current().is_some()
     }
 
     /// Reads the keys again whenever that is due, for ever; returns if they stay what they are.

@@ -13,7 +13,7 @@ const REASON: &str = "reason";
 const LOST: &str = "lost";
 
 /// Why a handshake opens no session, as `warren_handshakes_refused_total` names it.
-pub const REFUSALS: [&str; 18] = [
+pub const REFUSALS: [&str; 19] = [
     "not_an_upgrade",
     "unknown_version",
     "bad_host",
@@ -25,6 +25,7 @@ pub const REFUSALS: [&str; 18] = [
     "bad_topic",
     "not_replayed",
     "unauthorized",
+    "cannot_verify",
     "forbidden",
     "not_attached",
     "not_in_force",

@@ -338,10 +338,21 @@ async fn a_configuration_of_tokens_that_makes_no_sense_is_refused() {
     let short = directory.write("short", "short");
     let public = directory.write("public", include_str!("../keys/rsa.pub.pem"));
     let private = directory.write("private", include_str!("../keys/rsa.pem"));
+    let set = directory.write("set", include_str!("../keys/jwks.json"));
+    let ssh = directory.write("ssh", &format!("ssh-ed25519 {} me@host", "A".repeat(64)));
+    let marked = directory.write("marked", &format!("\u{feff}{}", include_str!("../keys/rsa.pub.pem")));
+    let cut = directory.write("cut", include_str!("../keys/rsa.pub.pem").split_at(200).0);
+    let empty_set = directory.write("empty-set", r#"{"keys": []}"#);
     for (words, named) in [
         (&["--jwt-key-file", &short][..], "at least 32 bytes"),
         (&["--jwt-key-file", &private], "private key"),
         (&["--jwt-key-file", "/nowhere/key"], "/nowhere/key"),
+        (&["--jwt-key-file", &set], "it is JSON"),
+        (&["--jwt-key-file", &ssh], "a key of SSH"),
+        (&["--jwt-key-file", &marked], "byte order mark"),
+        (&["--jwt-key-file", &cut], "no public key"),
+        (&["--jwt-jwks", &empty_set], "it has no key"),
+        (&["--jwt-jwks", &set, "--jwt-jwks-age-max-s", "3600"], "--jwt-jwks-age-max-s"),
         (&["--jwt-key-file", &secret, "--jwt-jwks", &secret], "--jwt-jwks"),
         (&["--jwt-jwks", &secret], "no JSON Web Key Set"),
         (&["--jwt-jwks", "ftp://idp.example/"], "--jwt-jwks"),
@@ -349,6 +360,7 @@ async fn a_configuration_of_tokens_that_makes_no_sense_is_refused() {
         (&["--dev-sign-in"], "--dev-sign-in"),
         (&["--dev-sign-in", "--jwt-key-file", &public], "--dev-sign-in"),
         (&["--ticket-key-file", &short], "--ticket-key-file"),
+        (&["--ticket-key-file", &public], "a secret is wanted"),
     ] {
         let ended = Warren::run(words, &[]).await;
         assert!(ended.code == Some(2) && ended.stderr.contains(named), "{words:?}: {ended:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -20,8 +20,9 @@ use crate::support::eventually;
 use crate::support::http::{Answer, request};
 use crate::support::identity::now_s;
 use crate::support::instance::{Instance, config};
-use crate::support::post::json as json_of;
+use crate::support::post::{JSON, json as json_of, post, problem};
 use crate::support::process::{Directory, Warren};
+use crate::support::raw::{Raw, handshake_at};
 
 const KEYS: &str = include_str!("../keys/jwks.json");
 
@@ -33,7 +34,11 @@ struct Issuer {
 
 impl Issuer {
     async fn start(tls: Option<TlsAcceptor>) -> Issuer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Issuer::start_at(([127, 0, 0, 1], 0).into(), tls).await
+    }
+
+    async fn start_at(address: SocketAddr, tls: Option<TlsAcceptor>) -> Issuer {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let serving = tokio::spawn(async move {
             loop {
@@ -89,6 +94,7 @@ async fn keys_come_from_an_issuer() {
     let issuer = Issuer::start(None).await;
     let place = Place::Url(format!("http://{}/keys", issuer.address).parse().expect("a URL"));
     let instance = Instance::start(Config { jwt_jwks: Some(place), ..config() }).await;
+    instance.ready().await;
     knows_the_keys(instance.address).await;
     for (kid, reason) in [("other", "unknown_key"), ("ed25519", "algorithm"), ("rsa", "algorithm")] {
         assert_eq!(json_of(&whoami(instance.address, kid).await)["reason"], reason, "{kid}");
@@ -108,9 +114,39 @@ async fn over_tls_they_count_if_the_system_trusts_the_issuer() {
     knows_the_keys(trusting.address).await;
     let other = directory.write("other.pem", &self::authority().pem());
     let mut doubting = Warren::serve(&["--jwt-jwks", &url], &[("SSL_CERT_FILE", &other)]).await;
-    let line = doubting.process.reports("the keys for tokens stay what they are").await;
+    let line = doubting.process.reports("there are no keys to go by").await;
     assert!(line.contains("certificate"), "{line}");
-    assert_eq!(whoami(doubting.address, "p256").await.status, 401);
+    assert_eq!(whoami(doubting.address, "p256").await.status, 503);
+}
+
+/// Until the keys were read nobody can tell a good token from another: who brings one is to keep it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_keys_were_read_tokens_are_to_be_brought_again() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    let place = Place::Url(format!("http://{nobody}/keys").parse().expect("a URL"));
+    let instance = Instance::start(Config { jwt_jwks: Some(place), ..config() }).await;
+    let address = instance.address;
+    let is_why = |status, body: &Value| status == 503 && body["status"] == "keys_unavailable";
+    instance.answers("the keys are missing", is_why).await;
+    let answer = whoami(address, "p256").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.body);
+    assert_eq!((problem(&answer).as_str(), &json_of(&answer)["reason"]), ("cannot-verify", &json!("no_keys")));
+    let value = format!("Bearer {}", token("p256"));
+    let mut client = Raw::tcp(address).await;
+    client.send(handshake_at(address, "/message", &[("Authorization", &value)])).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.body);
+    assert_eq!(answer.header("www-authenticate"), None);
+    for path in ["/api/ticket", "/api/publish"] {
+        let answer = post(address, path, &[JSON, ("Authorization", &value)], "{}").await;
+        assert_eq!((answer.status, problem(&answer).as_str()), (503, "cannot-verify"), "{path}");
+    }
+    let answer = request(address, "GET /events", &[("Authorization", &value)]).await;
+    assert_eq!((answer.status, problem(&answer).as_str()), (503, "cannot-verify"));
+    assert_eq!(request(address, "GET /events", &[]).await.status, 401, "who brings nothing is told so");
+    let _issuer = Issuer::start_at(nobody, None).await;
+    instance.ready().await;
+    knows_the_keys(address).await;
 }
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {

@@ -129,11 +129,14 @@ impl Access {
 
 impl From<Unauthorized> for Problem {
     fn from(reason: Unauthorized) -> Problem {
-        let detail = match reason {
-            Unauthorized::Missing => "Send one header \"Authorization: Bearer TOKEN\".".to_owned(),
-            reason => format!("Nobody is known by this: {reason}."),
+        let (kind, detail) = match reason {
+            Unauthorized::Missing => {
+                (Kind::Unauthorized, "Send one header \"Authorization: Bearer TOKEN\".".to_owned())
+            }
+            reason if reason.may_pass() => (Kind::CannotVerify, format!("Send it again: {reason}.")),
+            reason => (Kind::Unauthorized, format!("Nobody is known by this: {reason}.")),
         };
-        Problem::new(Kind::Unauthorized, detail).because(reason.name())
+        Problem::new(kind, detail).because(reason.name())
     }
 }
 

@@ -43,6 +43,9 @@ fn every_route_for_programs_is_described_and_nothing_else() {
     assert_eq!(described, of_table);
 }
 
+/// Where a token is asked for.
+const OF_TOKENS: [Kind; 2] = [Kind::Unauthorized, Kind::CannotVerify];
+
 /// What a route may answer beside 200. What is not found has no route, but for one that is there for development alone.
 fn kinds(path: &str) -> Vec<Kind> {
     match path {
@@ -52,13 +55,14 @@ fn kinds(path: &str) -> Vec<Kind> {
             Kind::of_publishing().filter(|kind| *kind != Kind::NotFound).chain(of_names).collect()
         }
         "/api/groups/{group}/members/{user}" => {
-            vec![Kind::BadName, Kind::Unauthorized, Kind::Forbidden, Kind::WrongMethod, Kind::NotKept]
+            let own = [Kind::BadName, Kind::Forbidden, Kind::NotKept];
+            [&own[..], &OF_TOKENS, &[Kind::WrongMethod]].concat()
         }
-        "/api/unread" => vec![Kind::Unauthorized, Kind::WrongMethod, Kind::NotKept],
+        "/api/unread" => [&OF_TOKENS[..], &[Kind::WrongMethod, Kind::NotKept]].concat(),
         "/wsTemplate/pullUnreadMessage" => vec![Kind::WrongMethod],
         path if path.starts_with("/api/presence") => Kind::OF_PRESENCE.to_vec(),
-        "/api/whoami" => vec![Kind::Unauthorized, Kind::ForeignOrigin, Kind::WrongMethod],
-        "/api/ticket" => vec![Kind::Unauthorized, Kind::WrongMethod, Kind::Overloaded],
+        "/api/whoami" => [&OF_TOKENS[..], &[Kind::ForeignOrigin, Kind::WrongMethod]].concat(),
+        "/api/ticket" => [&OF_TOKENS[..], &[Kind::WrongMethod, Kind::Overloaded]].concat(),
         "/api/sign-in" => vec![
             Kind::MalformedJson,
             Kind::Forbidden,

@@ -33,6 +33,7 @@ pub enum Kind {
     NoMembers,
     NotConnected,
     BadName,
+    CannotVerify,
     Overloaded,
     NotSpooled,
     NotHearing,
@@ -44,7 +45,7 @@ pub enum Kind {
 impl Kind {
     /// All of them, as `docs/http.md` lists them.
     #[cfg(test)]
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::MalformedJson,
         Kind::InvalidMessage,
         Kind::BadTopic,
@@ -64,6 +65,7 @@ impl Kind {
         Kind::NoMembers,
         Kind::NotConnected,
         Kind::BadName,
+        Kind::CannotVerify,
         Kind::Overloaded,
         Kind::NotSpooled,
         Kind::NotHearing,
@@ -74,7 +76,7 @@ impl Kind {
 
     /// Those of `/events`.
     #[cfg(test)]
-    pub const OF_LISTENING: [Kind; 10] = [
+    pub const OF_LISTENING: [Kind; 11] = [
         Kind::BadTopic,
         Kind::BadQuery,
         Kind::Unauthorized,
@@ -82,6 +84,7 @@ impl Kind {
         Kind::ForeignOrigin,
         Kind::WrongMethod,
         Kind::TooManySessions,
+        Kind::CannotVerify,
         Kind::NotHearing,
         Kind::NoRoom,
         Kind::Stopping,
@@ -89,13 +92,27 @@ impl Kind {
 
     /// Those of `/api/presence` and beneath.
     #[cfg(test)]
-    pub const OF_PRESENCE: [Kind; 6] =
-        [Kind::BadTopic, Kind::BadQuery, Kind::Unauthorized, Kind::Forbidden, Kind::WrongMethod, Kind::Overloaded];
+    pub const OF_PRESENCE: [Kind; 7] = [
+        Kind::BadTopic,
+        Kind::BadQuery,
+        Kind::Unauthorized,
+        Kind::Forbidden,
+        Kind::WrongMethod,
+        Kind::CannotVerify,
+        Kind::Overloaded,
+    ];
 
     /// Those of the routes that publish.
     #[cfg(test)]
     pub fn of_publishing() -> impl Iterator<Item = Kind> {
-        let also_of_both = [Kind::BadTopic, Kind::Unauthorized, Kind::Forbidden, Kind::WrongMethod, Kind::Stopping];
+        let also_of_both = [
+            Kind::BadTopic,
+            Kind::Unauthorized,
+            Kind::Forbidden,
+            Kind::WrongMethod,
+            Kind::CannotVerify,
+            Kind::Stopping,
+        ];
         let of_names = [Kind::MailboxFull, Kind::NotKept, Kind::NoMembers, Kind::NotConnected, Kind::BadName];
         let is_other = move |kind: &Kind| !Kind::OF_LISTENING.contains(kind) && !of_names.contains(kind);
         Kind::ALL.into_iter().filter(move |kind| is_other(kind) || also_of_both.contains(kind))
@@ -135,6 +152,9 @@ impl Kind {
             Kind::NoMembers => ("no-members", StatusCode::NOT_FOUND, "The group has no members"),
             Kind::NotConnected => ("not-connected", StatusCode::NOT_FOUND, "The user is not connected"),
             Kind::BadName => ("bad-name", StatusCode::BAD_REQUEST, "This names no user or group"),
+            Kind::CannotVerify => {
+                ("cannot-verify", StatusCode::SERVICE_UNAVAILABLE, "It cannot be told just now who asks")
+            }
             Kind::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many requests are under way"),
             Kind::NotSpooled => ("not-spooled", StatusCode::SERVICE_UNAVAILABLE, "The message was not taken"),
             Kind::NotHearing => {
@@ -157,6 +177,7 @@ impl Kind {
         match self {
             Kind::Unauthorized => Some((WWW_AUTHENTICATE, "Bearer")),
             Kind::TooManySessions
+            | Kind::CannotVerify
             | Kind::Overloaded
             | Kind::NotKept
             | Kind::NotSpooled
