@@ -272,7 +272,7 @@ options! {
         }
         publish_requests_max: usize = number("REQUESTS", 1..=1_000_000) => {
             default: "256",
-            help: "Publishing requests at a time; one more is answered 503.",
+            help: "Publishing requests, and calls that take what is unread, at a time; one more is answered 503.",
             reason: "Far more than it takes to keep RabbitMQ busy, and their bodies take no more than this times \
                      publish_body_bytes_max.",
         }

@@ -182,7 +182,7 @@ fn letters(site: Arc<Site>) -> impl Filter<Extract = (Response,), Error = Reject
             let site = of_unread.clone();
             async move {
                 match admitted.user() {
-                    Ok(identity) => told(api::take_unread(site.sessions.users(), identity).await),
+                    Ok(identity) => told(site.api.take_unread(identity).await),
                     Err(problem) => problem.into_response(),
                 }
             }

@@ -30,6 +30,7 @@ mod hostile;
 mod http;
 mod identity;
 mod identity_options;
+mod letter_bodies;
 mod letters;
 mod mailboxes;
 mod metrics;

@@ -54,6 +54,14 @@ pub fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// That the body says to be a form.
+pub fn expect_form(headers: &HeaderMap) -> Result<(), Problem> {
+    match media_type(headers).as_deref() {
+        Some("application/x-www-form-urlencoded") => Ok(()),
+        _ => Err(Problem::new(Kind::UnsupportedMediaType, "Send Content-Type: application/x-www-form-urlencoded.")),
+    }
+}
+
 /// What a raw body says to be.
 pub fn payload_kind(headers: &HeaderMap) -> Result<PayloadKind, Problem> {
     match media_type(headers).as_deref() {

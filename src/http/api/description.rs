@@ -58,7 +58,7 @@ fn kinds(path: &str) -> Vec<Kind> {
             let own = [Kind::BadName, Kind::Forbidden, Kind::NotKept];
             [&own[..], &OF_TOKENS, &[Kind::WrongMethod]].concat()
         }
-        "/api/unread" => [&OF_TOKENS[..], &[Kind::WrongMethod, Kind::NotKept]].concat(),
+        "/api/unread" => [&OF_TOKENS[..], &[Kind::WrongMethod, Kind::NotKept, Kind::Overloaded]].concat(),
         "/wsTemplate/pullUnreadMessage" => vec![Kind::WrongMethod],
         path if path.starts_with("/api/presence") => Kind::OF_PRESENCE.to_vec(),
         "/api/whoami" => [&OF_TOKENS[..], &[Kind::ForeignOrigin, Kind::WrongMethod]].concat(),

@@ -5,6 +5,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use warp::http::Method;
 
+use super::Api;
 use super::problem::{Kind, Problem};
 use crate::broker::NotAccepted;
 use crate::cursor::Cursor;
@@ -48,11 +49,15 @@ pub async fn change_member(users: &Users, method: &Method, group: &str, user: &s
     Ok(json!({ "group": group, "user": user, "member": is_member }))
 }
 
-/// What waits for somebody, at most once: what is answered is kept no more.
-pub async fn take_unread(users: &Users, identity: &Identity) -> Result<Value, Problem> {
-    let taken = users.take_unread(&identity.user, TAKEN_MAX, Box::new(|_| true)).await.map_err(not_reached)?;
-    let messages: Vec<Value> = taken.iter().map(described).collect();
-    Ok(json!({ "messages": messages }))
+impl Api {
+    /// What waits for somebody, at most once: what is answered is kept no more.
+    pub async fn take_unread(&self, identity: &Identity) -> Result<Value, Problem> {
+        // For as long as what is answered may take memory.
+        let _turn = self.begin()?;
+        let taken = self.users.take_unread(&identity.user, TAKEN_MAX, Box::new(|_| true)).await.map_err(not_reached)?;
+        let messages: Vec<Value> = taken.iter().map(described).collect();
+        Ok(json!({ "messages": messages }))
+    }
 }
 
 pub fn not_reached(_: NotAccepted) -> Problem {

@@ -1,4 +1,4 @@
-//! Publishing over HTTP: `POST /api/notification`, `/api/publish`, `/api/topics/{topic}`.
+//! Publishing over HTTP: `POST /api/notification`, `/api/publish`, `/api/topics/{topic}`; and writing to users.
 //!
 //! Owns what is between a request and the broker: who may publish (`access`), what a body may be (`body`), what it says
 //! (`order`), and what is answered (`outcome`, `problem`). Refuses whatever it does not understand. Invariant: 200 is
@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use warp::Reply;
 use warp::http::HeaderMap;
 use warp::reply::Response;
 
 pub use access::{Access, Requester, is_local};
-pub use letters::{change_member, not_reached, take_unread};
+pub use letters::{change_member, not_reached};
 pub use problem::{Kind as ProblemKind, Problem};
 
 use self::body::BodyLimits;
@@ -52,6 +52,9 @@ pub struct ApiLimits {
     /// How long it waits then until they are confirmed.
     pub answer_wait: Duration,
 }
+
+/// That a request is one of those that may be under way. Its drop lets the next one in.
+pub struct Turn<'a>(#[expect(dead_code, reason = "its drop is what counts")] SemaphorePermit<'a>);
 
 /// What publishing requests are answered from.
 pub struct Api {
@@ -93,10 +96,7 @@ impl Api {
         identity: Option<&Identity>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Result<Response, Problem> {
-        // For as long as its body may take memory.
-        let Ok(_turn) = self.under_way.try_acquire() else {
-            return Err(Problem::new(ProblemKind::Overloaded, "Nobody gets this message. Send it again."));
-        };
+        let _turn = self.begin()?;
         if !query.is_empty() {
             return Err(Problem::new(ProblemKind::InvalidMessage, "There are no parameters here."));
         }
@@ -143,24 +143,33 @@ impl Api {
         }
     }
 
-    /// Writes one message to a user; the answer is what is wrong, if anything.
+    /// The turn of a request, taken before its body is read and kept for as long as that, or what is answered, may take
+    /// memory: there are only so many.
+    pub fn begin(&self) -> Result<Turn<'_>, Problem> {
+        let turn = self.under_way.try_acquire().map(Turn);
+        turn.map_err(|_| Problem::new(ProblemKind::Overloaded, "Nothing was done. Send it again."))
+    }
+
+    /// Writes one message to a user, in the turn of who asks; the answer is what is wrong, if anything.
     pub async fn write(
         &self,
+        _turn: &Turn<'_>,
         target: Target,
         kind: PayloadKind,
         payload: Bytes,
         from: Option<UserName>,
         subject: &str,
     ) -> Result<Option<Problem>, Problem> {
-        let Ok(_turn) = self.under_way.try_acquire() else {
-            return Err(Problem::new(ProblemKind::Overloaded, "Nobody gets this message. Send it again."));
-        };
         order::check_subject(subject)?;
         let ApiLimits { message_bytes_max, batch_max, .. } = self.limits;
         let order = Order { from, subject: Some(subject.into()), ..Order::new(target, kind, payload) };
         let order = order.within(OrderLimits { message_bytes_max, batch_max })?;
         let outcomes = self.publish(vec![order]).await;
         Ok(outcomes.first().and_then(outcome::Outcome::problem))
+    }
+
+    pub fn limits(&self) -> &ApiLimits {
+        &self.limits
     }
 
     pub fn body_limits(&self, bytes_max: usize) -> BodyLimits {
