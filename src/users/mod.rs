@@ -10,6 +10,7 @@
 
 mod copies;
 mod here;
+mod taking;
 mod unread;
 
 use std::collections::HashSet;
@@ -29,6 +30,7 @@ use crate::terms::Terms;
 use crate::user::{GroupName, UserName};
 use copies::{Copies, Copy};
 use here::Here;
+use taking::Taking;
 
 /// How often it is looked who does not acknowledge.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +40,9 @@ const JOINED_FOR_MAX: Duration = Duration::from_secs(600);
 
 /// Users of whom that is remembered; past them all are forgotten.
 const JOINED_MAX: usize = 10_000;
+
+/// How long it is waited for others to take what they want of a user's mailbox.
+const TAKING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Messages for who is connected now that may wait for the broker.
 const UNKEPT_MAX: usize = 1024;
@@ -91,6 +96,7 @@ pub struct Users {
     unread: Unread,
     joined: DashMap<UserName, Joined>,
     joined_for: Duration,
+    taking: Taking,
     metrics: LetterMetrics,
     /// For what is kept nowhere, on its way to the broker.
     room: Arc<Semaphore>,
@@ -142,6 +148,7 @@ impl Users {
             joined: DashMap::new(),
             // A membership goes with its mailbox.
             joined_for: JOINED_FOR_MAX.min(mailbox_idle / 2),
+            taking: Taking::default(),
             metrics,
             room: Arc::new(Semaphore::new(UNKEPT_MAX)),
         })
@@ -235,13 +242,15 @@ impl Users {
         left
     }
 
-    /// Takes what waits for a user out of the mailbox, at most once.
+    /// Takes what waits for a user out of the mailbox, at most once. One request here at a time; through another instance at
+    /// the same moment there may seem to be less than there is.
     pub async fn take_unread(
         &self,
         user: &UserName,
         looked_at_max: usize,
         wanted: Wanted,
     ) -> Result<Vec<Message>, NotAccepted> {
+        let Some(_turn) = self.taking.turn(user, TAKING_PATIENCE).await else { return Err(NotAccepted::NoMailbox) };
         let wanted: Arc<dyn Fn(&Message) -> bool + Send + Sync> = wanted.into();
         let mut taken = Vec::new();
         for name in [MailboxName::of_unread(user.clone()), MailboxName::of_user(user.clone())] {

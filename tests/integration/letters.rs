@@ -25,6 +25,7 @@ contract! {
     the_teacher_writes_to_the_class
     what_is_for_who_is_connected_is_kept_nowhere
     existing_front_ends_send_and_pull
+    two_calls_at_once_take_all_that_each_wants
     who_may_not_send_is_told
     what_was_missed_waits_to_be_asked_for
 }
@@ -238,6 +239,27 @@ async fn existing_front_ends_send_and_pull(carrier: Carrier) {
     let sent = post_form(&one, "alice", "/wsTemplate/sendToUser", "receiver=carol&msg=now").await;
     assert_eq!(sent.status, 200);
     assert_eq!(plain.receive().await, r#"{"content":"alice say: now"}"#.into());
+}
+
+/// With RabbitMQ a call holds whatever it looks at, also what another wants.
+async fn two_calls_at_once_take_all_that_each_wants(carrier: Carrier) {
+    const OF_EACH: usize = 8;
+    let [one, _two] = two(&carrier).await;
+    for round in 0..3 {
+        for number in 0..2 * OF_EACH {
+            let destination = ["%2Fa", "%2Fb"][number % 2];
+            let form = format!("receiver=carol&msg={round}.{number}&destination={destination}");
+            assert_eq!(post_form(&one, "alice", "/wsTemplate/sendToUser", &form).await.body, "ok");
+        }
+        let pull = async |destination: &str| {
+            let form = format!("destination={destination}");
+            let answer = post_form(&one, "carol", "/wsTemplate/pullUnreadMessage", &form).await;
+            let told: Value = serde_json::from_str(&answer.body).expect("JSON");
+            told["result"].as_array().map_or(0, Vec::len)
+        };
+        let pulled = tokio::join!(pull("/a"), pull("/b"), pull("/c"));
+        assert_eq!(pulled, (OF_EACH, OF_EACH, 0), "round {round}");
+    }
 }
 
 async fn who_may_not_send_is_told(carrier: Carrier) {
