@@ -63,8 +63,8 @@ options! {
             BrokerChoice::from_items,
         ).secret() => {
             default: "memory",
-            help: "What carries messages between instances: memory, for one process alone, or the URIs of a RabbitMQ \
-                   cluster's nodes, tried in turn.",
+            help: "What carries messages between instances, and keeps those for users: memory, for one process alone, with \
+                   which all that is kept ends, or the URIs of a RabbitMQ cluster's nodes, tried in turn.",
             reason: "It runs with nothing else installed. Prefer the environment or the file for a URI with a \
                      password: other users of the host can read a command line.",
         }
