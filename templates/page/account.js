@@ -60,11 +60,12 @@ async function askServer(path, options = {}) {
 async function knock() {
   account.knocks += 1;
   const number = account.knocks;
-  // Whether the server cannot be reached, the socket finds out in its own way.
   const answer = await askServer("/api/whoami").catch(() => null);
   if (number !== account.knocks) return;
-  if (answer?.status !== 401) {
-    letIn(answer?.status === 200 ? answer.told : {});
+  if (answer?.status === 200) {
+    letIn(answer.told);
+  } else if (answer?.status !== 401) {
+    knockInVain(answer);
   } else if (account.token !== null) {
     becomeNobody(`Not signed in any more. ${describeRefusal(answer.told)}`);
     connect();
@@ -73,6 +74,20 @@ async function knock() {
     state.lastClose = { words: "This server lets in only who is signed in (401): see Users, below." };
     enter("closed");
   }
+}
+
+/**
+ * Nobody said no. Whether the server cannot be reached, the socket finds out in its own way; but one that comes with a token
+ * would get what is for somebody, and the page does not know for whom it shows that. The token is kept.
+ */
+function knockInVain(answer) {
+  if (account.token === null) {
+    letIn({});
+    return;
+  }
+  const why = answer === null ? "it gave no answer that makes sense." : `${answer.told.detail} (${answer.status})`;
+  state.lastClose = { words: `The server does not say who this is: ${why}` };
+  waitToReconnect("");
 }
 
 function letIn({ user, groups }) {
@@ -89,12 +104,14 @@ function describeRefusal({ reason, detail }) {
   return words === undefined ? `The token does not count: ${detail}` : `The token does not count: ${words} (${reason}).`;
 }
 
-/** Forgets the token and all that came by it. */
+/** Forgets the token and all that came by it, also what was heard by its rights and what its user has written. */
 function becomeNobody(words) {
   keepToken(null);
   account.user = null;
   account.groups = [];
-  account.isLetIn = false;
+  leaveTopicSession();
+  forgetMessages();
+  forgetAnswers();
   forgetOwn();
   renderAccount();
   tellOfAccount(words);
@@ -122,11 +139,16 @@ function signOut() {
 
 /** Sessions are somebody's from their beginning on: new ones for somebody else. */
 function changeSessions() {
+  leaveTopicSession();
+  startAnew();
+}
+
+/** What was joined is so again once somebody, or nobody, is let in. */
+function leaveTopicSession() {
   account.isLetIn = false;
   endTopicSession();
   topics.joined.forEach((_, pattern) => topics.joined.set(pattern, "new"));
   renderJoined();
-  startAnew();
 }
 
 async function tokenFor(user, groups) {

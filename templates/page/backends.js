@@ -30,6 +30,10 @@ function backendsLost() {
   tellOfBackend("failed", "The connection was lost: it is not known whether a backend has it.");
 }
 
+function forgetAnswers() {
+  tellOfBackend("", "");
+}
+
 function tellOfBackend(outcome, words) {
   backendDesk["ask-result"].dataset.outcome = outcome;
   setWords(backendDesk["ask-result"], words);

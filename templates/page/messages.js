@@ -42,6 +42,22 @@ function renderArrivals() {
   announce(arrivals.at(-1), arrivals.length);
 }
 
+/** Whoever comes next may not have been allowed to hear these, nor is to find what was written. */
+function forgetMessages() {
+  clearTimeout(state.timers.render);
+  state.timers.render = 0;
+  Object.assign(state, { received: 0, gaps: 0, arrivals: [], unannounced: 0, latest: null, unreturned: [], kept: [] });
+  page.messages.replaceChildren();
+  page.messages.hidden = true;
+  page.empty.hidden = false;
+  page.older.hidden = true;
+  page.received.textContent = "";
+  page.announcer.textContent = "";
+  page.notice.replaceChildren();
+  renderNoticeBox();
+  setText("");
+}
+
 function renderCounts() {
   const gone = state.received + state.gaps - page.messages.childElementCount;
   page.received.textContent = `${counted(state.received)} received`;

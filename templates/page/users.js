@@ -57,13 +57,18 @@ function ownSessionClosed() {
   asked.forEach((answered) => answered(null));
 }
 
-/** Forgets what was for a user who is not here any more. */
+/** Forgets what was for a user who is not here any more, and what that one has written. */
 function forgetOwn() {
+  // Nobody is left to be told what became of it.
+  own.asked.clear();
   own.here.clear();
+  own.hasMore = false;
+  own.news = [];
   own.known.clear();
   userDesk.letters.replaceChildren();
-  for (const field of ["write-to", "write-text"]) userDesk[field].value = "";
-  setWords(userDesk["write-result"], "");
+  userDesk.write.reset();
+  kindChanged();
+  for (const words of ["write-result", "here-status"]) setWords(userDesk[words], "");
 }
 
 function subscribeOwn(fields, what) {

@@ -9,7 +9,7 @@ use crate::support::browser::{Browser, Page};
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::identity::{SECRET, now_s, token_of};
-use crate::support::post::notify;
+use crate::support::post::{JSON, notify, post, published};
 use crate::support::process::{Directory, Warren};
 
 const OPEN_TO_ALL: [&str; 2] = ["--anonymous", "allow"];
@@ -254,6 +254,76 @@ async fn a_token_that_ends_is_renewed_and_one_that_has_ended_is_told() {
     page.is("open").await;
     assert_eq!(page.value(kept).await, json!(null));
     assert!(is_shown(&page, "sign-in-by-name").await);
+}
+
+/// What was heard by alice's rights, and what she wrote, is not for whoever sits there next.
+#[tokio::test]
+async fn who_signs_out_leaves_nothing_on_the_screen() {
+    let directory = Directory::new("page-leaves-nothing");
+    let key = key_in(&directory);
+    let warren = Warren::serve(&development(&key, &["--message-bytes-max", "1024"]), &[]).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&warren.url()).await;
+    page.is("closed").await;
+    sign_in(&page, "alice", "").await;
+    page.joins("orders", 1).await;
+    page.sends("for all").await;
+    notify(warren.address, "orders", "17").await;
+    page.shows(&["17", "for all"]).await;
+    write(&page, "group", "nowhere", "to a group").await;
+    page.says("#write-result", "nobody belongs to this group").await;
+    // What may be lost is back in the field, and a notice says so.
+    page.value("document.getElementById('text').value = 'x'.repeat(9000)").await;
+    page.clicks("#send").await;
+    page.notices("may not have been delivered").await;
+    is_signed_in(&page, "alice").await;
+    assert_eq!(page.draft().await.len(), 9000);
+
+    page.clicks("#sign-out").await;
+    page.says("#account-status", "Signed out.").await;
+    let left = "[...['received', 'notice', 'announcer', 'write-result', 'here-status'].map((id) => \
+        document.getElementById(id).textContent), ...['text', 'write-to', 'write-text'].map((id) => \
+        document.getElementById(id).value), sessionStorage.getItem('warren.text')]";
+    assert_eq!(page.value(left).await, json!(vec![""; 9]));
+    assert!(page.messages().await.is_empty() && is_shown(&page, "empty").await);
+    page.is("closed").await;
+    sign_in(&page, "bob", "").await;
+    page.has_joined(1).await;
+    page.sends("from bob").await;
+    page.shows(&["from bob"]).await;
+    assert_eq!(page.text_of("#received").await, "1 received");
+}
+
+/// A proxy's error page, and a server that has not read its keys yet, say nothing about the token.
+#[tokio::test]
+async fn a_page_that_is_not_told_who_it_is_waits_with_its_token() {
+    let directory = Directory::new("page-not-told");
+    let key = key_in(&directory);
+    let warren = Warren::serve(&development(&key, &OPEN_TO_ALL), &[]).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&warren.url()).await;
+    page.is("open").await;
+    let alice = format!("Bearer {}", token_of("alice", &json!({"roles": ["send"]})));
+    let headers = [JSON, ("Authorization", &*alice)];
+    published(&post(warren.address, "/api/users/carol/messages", &headers, r#"{"text": "hello"}"#).await);
+    let answers = async |status: u16, body: &str| {
+        let other = format!("Promise.resolve(new Response({body:?}, {{ status: {status} }}))");
+        let fetch = format!("(path, ...more) => path === '/api/whoami' ? {other} : asked(path, ...more)");
+        page.value(&format!("(window.asked ??= window.fetch, window.fetch = {fetch}, null)")).await;
+    };
+    answers(502, "<h1>Bad Gateway</h1>").await;
+    page.writes("#sign-in-user", "carol").await;
+    page.clicks("#sign-in").await;
+    page.says("#status", "does not say who this is: it gave no answer that makes sense").await;
+    answers(503, r#"{"detail": "There are no keys yet."}"#).await;
+    page.says("#status", "does not say who this is: There are no keys yet. (503)").await;
+    assert!(page.value("sessionStorage.getItem('warren.token')").await.is_string());
+    assert!(!is_shown(&page, "signed-in").await);
+
+    page.value("(window.fetch = asked, null)").await;
+    is_signed_in(&page, "carol").await;
+    // Nothing was acknowledged while it was not shown.
+    has_letters(&page, &["hello"]).await;
 }
 
 /// Where nobody gives tokens, one brings one's own.
