@@ -268,6 +268,7 @@ async fn who_signs_out_leaves_nothing_on_the_screen() {
     sign_in(&page, "alice", "").await;
     page.joins("orders", 1).await;
     page.sends("for all").await;
+    page.shows(&["for all"]).await;
     notify(warren.address, "orders", "17").await;
     page.shows(&["17", "for all"]).await;
     write(&page, "group", "nowhere", "to a group").await;

@@ -34,9 +34,8 @@ async fn forms_wait_for_nobodys_body_and_count_as_requests_under_way() {
     let instance = instance(|config| Config { publish_requests_max: 1, ..config }).await;
     let (alice, address) = (bearer("alice"), instance.address);
     let headers = [FORM, ("Authorization", &*alice), ("Content-Length", "100")];
-    let pulled = async || post(address, PULL, &headers[..2], "destination=%2Fx").await.body;
-    let is_busy =
-        async || pulled().await == json!({"code": "500", "msg": "Nothing was done. Send it again."}).to_string();
+    let pulled = async || body_of(&post(address, PULL, &headers[..2], "destination=%2Fx").await);
+    let is_busy = async || pulled().await == json!({"code": "500", "msg": "Nothing was done. Send it again."});
     for path in [SEND, PULL] {
         let mut slow = Raw::tcp(address).await;
         slow.send(request(address, path, &headers, "")).await;

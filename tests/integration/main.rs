@@ -32,6 +32,7 @@ mod identity;
 mod identity_options;
 mod letter_bodies;
 mod letters;
+mod mailbox_bounds;
 mod mailboxes;
 mod metrics;
 mod publishing;

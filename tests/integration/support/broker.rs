@@ -10,7 +10,7 @@ use lapin::options::{
     QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 use warren::config::{BrokerChoice, Config};
@@ -79,6 +79,11 @@ impl Cluster {
     /// The exchange, and the queue, by which programs write to users.
     pub fn users(&self) -> String {
         format!("{}.users", self.prefix)
+    }
+
+    /// The exchange for what is said to groups.
+    pub fn groups(&self) -> String {
+        format!("{}.groups", self.prefix)
     }
 
     pub fn mailbox(&self, user: &str) -> String {
@@ -152,11 +157,25 @@ impl Alien {
         confirm.await.map(|_| ())
     }
 
+    /// What RabbitMQ says to a message that is to come back if there is no queue for it.
+    pub async fn publish_mandatory(&self, exchange: &str, key: &str, body: &[u8]) -> Confirmation {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let (exchange, key) = (exchange.into(), key.into());
+        let confirm = self.channel.basic_publish(exchange, key, options, body, BasicProperties::default()).await;
+        confirm.expect("published").await.expect("an answer")
+    }
+
     /// Whether a queue stands.
     pub async fn finds(&self, queue: &str) -> bool {
+        self.waiting(queue).await.is_some()
+    }
+
+    /// How many messages wait in a queue, if it stands. For RabbitMQ that is a use of it.
+    pub async fn waiting(&self, queue: &str) -> Option<u32> {
         let channel = self.connection.create_channel().await.expect("a channel");
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+        declared.ok().map(|queue| queue.message_count())
     }
 
     pub async fn delete_queue(&self, queue: &str) {
