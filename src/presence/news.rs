@@ -64,9 +64,22 @@ impl News {
         push_bounded(&mut self.waiting, event);
     }
 
-    /// All that this instance has to tell.
-    pub fn take(&mut self) -> VecDeque<Event> {
-        std::mem::take(&mut self.waiting)
+    /// What this instance has to tell next.
+    pub fn next(&mut self) -> Option<Event> {
+        self.waiting.pop_front()
+    }
+
+    /// It could not be told yet.
+    pub fn put_back(&mut self, event: Event) {
+        // As old as it is it would be the first to go.
+        if self.waiting.len() < EVENTS_MAX {
+            self.waiting.push_front(event);
+        }
+    }
+
+    /// When this instance saw the first of what it has to tell.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.waiting.front().map(|event| event.seen)
     }
 
     /// Another instance tells it.
@@ -79,9 +92,9 @@ impl News {
         }
     }
 
-    /// Who told was last heard then, and is gone: what has been seen since may not be told yet.
-    pub fn recall(&mut self, heard: Instant) {
-        let untold = self.remembered.iter().position(|event| event.seen > heard).unwrap_or(self.remembered.len());
+    /// Who told is gone, and had told what was seen until then: the rest may not be told yet.
+    pub fn recall(&mut self, told: Instant) {
+        let untold = self.remembered.iter().position(|event| event.seen > told).unwrap_or(self.remembered.len());
         let mut untold = self.remembered.split_off(untold);
         untold.append(&mut self.waiting);
         self.waiting = untold;
@@ -145,7 +158,9 @@ mod tests {
             news.remember(at(seconds));
         }
         news.push(event("d", at(34)));
-        let names = |news: &mut News| news.take().into_iter().map(|event| event.user.to_string()).collect::<Vec<_>>();
+        let names = |news: &mut News| {
+            std::iter::from_fn(|| news.next()).map(|event| event.user.to_string()).collect::<Vec<_>>()
+        };
         news.recall(at(30));
         assert_eq!(names(&mut news), ["c", "d"]);
         news.recall(began);

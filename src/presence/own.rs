@@ -98,9 +98,10 @@ impl Own {
     }
 
     /// How this instance stands, behind the changes until then.
-    pub fn standing(&mut self, knows_all: bool) -> (Vec<(Target, Word)>, Standing) {
+    pub fn standing(&mut self, knows_all: bool, untold_ms: u64) -> (Vec<(Target, Word)>, Standing) {
         let changes = self.changes();
-        (changes, Standing { sequence: self.sequence, count: self.roll.count(), digest: self.roll.digest(), knows_all })
+        let (count, digest) = (self.roll.count(), self.roll.digest());
+        (changes, Standing { sequence: self.sequence, count, digest, knows_all, untold_ms })
     }
 
     /// The next piece of a snapshot, behind the changes until then; nothing if nobody waits for one.

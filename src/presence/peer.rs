@@ -19,10 +19,15 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Sessions of one instance; more is no instance's word.
 pub const SESSIONS_MAX: usize = 1_000_000;
 
+/// Nothing is remembered for longer than that.
+const UNTOLD_MAX_MS: u64 = 60_000;
+
 pub struct Peer {
     pub speaker: Speaker,
     pub roll: Roll,
     pub heard: Instant,
+    /// Until when it has told what was seen of users, if it is the one that tells.
+    pub told: Instant,
     /// Since when a message to it has come back and it was not heard.
     pub suspected: Option<Instant>,
     /// Whether it says that it knows who is on all others.
@@ -71,6 +76,7 @@ impl Peer {
             speaker,
             roll: Roll::default(),
             heard: now,
+            told: now,
             suspected: None,
             knows_all: false,
             state: State::Lost,
@@ -86,6 +92,8 @@ impl Peer {
         match word {
             Word::Hello(standing) | Word::Beat(standing) => {
                 self.knows_all = standing.knows_all;
+                let untold = Duration::from_millis(standing.untold_ms.min(UNTOLD_MAX_MS));
+                self.told = now.checked_sub(untold).unwrap_or(self.told);
                 self.compare(&standing);
             }
             Word::Changes { sequence, here, gone } => self.change(sequence, &here, &gone, turned),

@@ -51,6 +51,12 @@ struct Rhythm {
     beaten: Option<Instant>,
 }
 
+impl Rhythm {
+    fn is_beat_due(&self, now: Instant) -> bool {
+        self.beaten.is_none_or(|beaten| now - beaten >= BEAT_EVERY)
+    }
+}
+
 impl Presence {
     /// Tells the others, and hears them, for as long as it is polled. For one caller. `hub` knows who subscribes to what.
     pub async fn run(self, broker: Arc<dyn Broker>, hub: Hub) {
@@ -180,13 +186,17 @@ impl Voice<'_> {
         let changes = presence.own().changes();
         self.say_all(changes).await;
         for _ in 0..PIECES_AT_ONCE {
+            // The broker may take its time for each.
+            if rhythm.is_beat_due(Instant::now()) {
+                break;
+            }
             let pieces = presence.own().next_piece();
             if pieces.is_empty() {
                 break;
             }
             self.say_all(pieces).await;
         }
-        let beats = rhythm.beaten.is_none_or(|beaten| now - beaten >= BEAT_EVERY);
+        let beats = rhythm.is_beat_due(Instant::now());
         teller.ask(beats).await;
         if beats || has_told {
             self.beat(rhythm, now).await;
@@ -208,7 +218,10 @@ impl Voice<'_> {
         // Whoever is there has said so by then.
         let knows_all = now - began >= SETTLES_WITHIN && presence.others().peers().all(|(_, peer)| peer.was_whole);
         presence.shared.knows_all.store(knows_all, Ordering::Relaxed);
-        let (changes, standing) = presence.own().standing(knows_all);
+        // Others may have seen it by that much earlier than this instance did.
+        let untold = presence.untold(Instant::now()).map_or(Duration::ZERO, |untold| untold + BEAT_EVERY);
+        let untold_ms = u64::try_from(untold.as_millis()).unwrap_or(u64::MAX);
+        let (changes, standing) = presence.own().standing(knows_all, untold_ms);
         self.say_all(changes).await;
         let sessions = presence.counts().iter().map(|(_, count)| count.sessions).sum();
         presence.shared.metrics.stand(standing.count.users, sessions, presence.others().peers().count());

@@ -5,10 +5,11 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
 
 use super::news::{Event, TOPICS, Told, USERS};
 use super::own::Own;
@@ -27,6 +28,14 @@ use crate::watching::{Change, Watching};
 
 /// Patterns that one instance asks by; if it has more it asks for everything.
 pub const PATTERNS_MAX: usize = 100;
+
+/// Events of users, and of topics, that are told in one round; and all together of which it is not known yet whether the
+/// broker has them. So they never take more than that of the spool, where clients' messages need room.
+pub(super) const EVENTS_AT_ONCE: usize = 400;
+
+/// How long a round waits for the broker to take events: whatever there is to tell, the next beat comes in time. What is
+/// not taken by then waits for the next round.
+const TELLING_MAX: Duration = Duration::from_millis(20);
 
 /// What asks for everything.
 const EVERYTHING: &str = "warren.presence.#";
@@ -81,7 +90,7 @@ impl Presence {
     fn note_over(&self, own: &Own, others: &Table, over: &[(InstanceName, Peer)]) {
         for (name, peer) in over {
             if peer.knows_all && *name < own.speaker.name {
-                self.news().recall(peer.heard);
+                self.news().recall(peer.told);
             }
             self.note_gone(own, others, peer.roll.users_behind(None).map(|(user, _)| user), name);
         }
@@ -95,6 +104,11 @@ impl Presence {
     fn push(&self, user: &UserName, joins: bool, instance: &InstanceName) {
         let (user, instance) = (user.clone(), instance.clone());
         self.news().push(Event { user, joins, instance, time_ms: now_unix_ms(), seen: Instant::now() });
+    }
+
+    /// For how long the oldest event of users waits that this instance is to tell.
+    pub(super) fn untold(&self, now: Instant) -> Option<Duration> {
+        self.news().oldest().map(|seen| now.saturating_duration_since(seen))
     }
 
     fn news(&self) -> std::sync::MutexGuard<'_, super::news::News> {
@@ -112,6 +126,9 @@ pub(super) struct Teller<'a> {
     voice: &'a Voice<'a>,
     watching: &'a Watching,
     changes: mpsc::Receiver<Change>,
+    /// Taken out of them, but not by the broker.
+    held: Option<Change>,
+    under_way: Arc<Semaphore>,
     users: Topic,
     /// By which patterns this instance said that it asks.
     asked: Vec<Pattern>,
@@ -122,7 +139,8 @@ impl<'a> Teller<'a> {
         // Of a hub that is used twice nothing is told.
         let changes = watching.changes().unwrap_or_else(|| mpsc::channel(1).1);
         let users = Topic::parse(USERS).expect("a topic's name");
-        Teller { voice, watching, changes, users, asked: Vec::new() }
+        let under_way = Arc::new(Semaphore::new(EVENTS_AT_ONCE));
+        Teller { voice, watching, changes, held: None, under_way, users, asked: Vec::new() }
     }
 
     /// Says by what this instance asks, if that has changed or is to be said again.
@@ -151,45 +169,67 @@ impl<'a> Teller<'a> {
         self.watching.set_telling(of_topics);
     }
 
-    /// Tells what is new, and says whether there was something of users.
+    /// Tells what is new, but not more than a round may, and says whether there was something of users.
     pub async fn tell(&mut self, now: Instant) -> bool {
+        let until = now + TELLING_MAX;
+        let has_told = self.tell_of_users(now, until).await;
+        self.tell_of_topics(until).await;
+        has_told
+    }
+
+    async fn tell_of_users(&self, now: Instant, until: Instant) -> bool {
         let presence = self.voice.presence;
-        let tells = presence.notes() && presence.others().is_first_of_those_who_know();
-        let events = {
-            let mut news = presence.news();
-            if tells {
-                news.take()
-            } else {
-                news.remember(now);
-                Default::default()
-            }
-        };
-        let has_told = !events.is_empty();
-        for Event { user, joins, instance, time_ms, .. } in events {
-            let told = Told {
-                event: Told::name(joins),
-                user: user.as_str(),
-                topic: None,
-                instance: instance.as_str(),
-                time: time(time_ms),
-            };
-            self.publish(self.users.clone(), &told).await;
+        if !(presence.notes() && presence.others().is_first_of_those_who_know()) {
+            presence.news().remember(now);
+            return false;
         }
-        while let Ok(Change { user, topic, joins }) = self.changes.try_recv() {
-            // A name that is too long for that is not told of.
-            let Ok(about) = Topic::parse(&format!("{TOPICS}{topic}")) else { continue };
-            let is_asked = presence.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).is_about(&about);
-            if is_asked {
-                let (event, instance) = (Told::name(joins), presence.name().as_str());
-                let topic = Some(topic.as_str());
-                let told = Told { event, user: user.as_str(), topic, instance, time: time(now_unix_ms()) };
-                self.publish(about, &told).await;
+        let mut has_told = false;
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some(event) = presence.news().next() else { break };
+            let told = Told {
+                event: Told::name(event.joins),
+                user: event.user.as_str(),
+                topic: None,
+                instance: event.instance.as_str(),
+                time: time(event.time_ms),
+            };
+            if !self.publish(self.users.clone(), &told, until).await {
+                presence.news().put_back(event);
+                break;
             }
+            has_told = true;
         }
         has_told
     }
 
-    async fn publish(&self, topic: Topic, told: &Told<'_>) {
+    async fn tell_of_topics(&mut self, until: Instant) {
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some(change) = self.held.take().or_else(|| self.changes.try_recv().ok()) else { return };
+            if !self.tell_of_topic(&change, until).await {
+                self.held = Some(change);
+                return;
+            }
+        }
+    }
+
+    /// Says whether that is done.
+    async fn tell_of_topic(&self, change: &Change, until: Instant) -> bool {
+        let presence = self.voice.presence;
+        let Change { user, topic, joins } = change;
+        // A name that is too long for that is not told of.
+        let Ok(about) = Topic::parse(&format!("{TOPICS}{topic}")) else { return true };
+        if !presence.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).is_about(&about) {
+            return true;
+        }
+        let (event, instance) = (Told::name(*joins), presence.name().as_str());
+        let topic = Some(topic.as_str());
+        let told = Told { event, user: user.as_str(), topic, instance, time: time(now_unix_ms()) };
+        self.publish(about, &told, until).await
+    }
+
+    /// Says whether the broker has taken it. Else nobody hears it.
+    async fn publish(&self, topic: Topic, told: &Told<'_>, until: Instant) -> bool {
+        let Ok(place) = self.under_way.clone().try_acquire_owned() else { return false };
         let message = Message {
             id: Some(self.voice.presence.shared.ids.next()),
             target: Target::Topic(topic),
@@ -198,7 +238,8 @@ impl<'a> Teller<'a> {
             terms: None,
             payload: serde_json::to_vec(told).expect("texts").into(),
         };
-        self.voice.broker.publish(message, Receipt::to(Arc::new(Nobody))).await;
+        let receipt = Receipt::to(Arc::new(UnderWay { _place: place }));
+        timeout_at(until, self.voice.broker.publish(message, receipt)).await.is_ok()
     }
 }
 
@@ -207,9 +248,11 @@ fn time(unix_ms: roll::SinceMs) -> String {
     time.unwrap_or(Timestamp::MAX).to_string()
 }
 
-/// Nobody waits to be told what becomes of an event.
-struct Nobody;
+/// An event. Nobody waits to be told what becomes of it, but then there is place for another.
+struct UnderWay {
+    _place: OwnedSemaphorePermit,
+}
 
-impl Settle for Nobody {
+impl Settle for UnderWay {
     fn settled(&self, _outcome: Result<(), NotAccepted>) {}
 }

@@ -1,5 +1,6 @@
 //! Instances that tell each other who is there, over a wire that loses, doubles and overtakes.
 
+mod floods;
 mod running;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,13 +151,13 @@ impl Cluster {
     }
 
     fn beat(&mut self, i: usize) {
-        let (mut words, standing) = self.instances[i].own.standing(true);
+        let (mut words, standing) = self.instances[i].own.standing(true, 0);
         words.push((Target::Peers, Word::Beat(standing)));
         self.send(i, words);
     }
 
     fn hello(&mut self, i: usize) {
-        let (mut words, standing) = self.instances[i].own.standing(true);
+        let (mut words, standing) = self.instances[i].own.standing(true, 0);
         words.push((Target::Peers, Word::Hello(standing)));
         self.send(i, words);
     }

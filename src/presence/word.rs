@@ -75,6 +75,8 @@ pub struct Standing {
     pub digest: u64,
     /// Whether it knows who is on all others, too.
     pub knows_all: bool,
+    /// By how many milliseconds it is behind with telling of users, if it is the one that tells; at most a minute counts.
+    pub untold_ms: u64,
 }
 
 /// A session of a user: name, number, since when.
@@ -203,8 +205,13 @@ mod tests {
     }
 
     fn examples() -> Vec<Word> {
-        let standing =
-            Standing { sequence: 7, count: Count { users: 1, sessions: 2 }, digest: u64::MAX, knows_all: true };
+        let standing = Standing {
+            sequence: 7,
+            count: Count { users: 1, sessions: 2 },
+            digest: u64::MAX,
+            knows_all: true,
+            untold_ms: 3,
+        };
         let here = vec![(user("alice"), 1, 2), (user("Zoë \"van\" Dijk"), 3, 4)];
         vec![
             Word::Hello(standing),

@@ -197,7 +197,7 @@ async fn who_hears_a_topic_is_counted_on_all_instances(carrier: Carrier) {
 }
 
 fn standing(sequence: u64) -> Value {
-    json!({ "sequence": sequence, "count": { "users": 0, "sessions": 0 }, "digest": 0, "knows_all": false })
+    json!({ "sequence": sequence, "count": { "users": 0, "sessions": 0 }, "digest": 0, "knows_all": false, "untold_ms": 0 })
 }
 
 async fn an_instance_that_stops_is_gone_at_once(carrier: Carrier) {

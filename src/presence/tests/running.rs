@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::user;
 use crate::broker::memory::MemoryExchange;
-use crate::broker::{Arrivals, DELIVERIES_WAITING_MAX, KeyBounds};
+use crate::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, KeyBounds};
 use crate::hub::Hub;
 use crate::instance::{Incarnation, InstanceName};
 use crate::interest::Interest;
@@ -24,26 +24,33 @@ use crate::presence::table::SILENCE_MAX;
 use crate::topic::Pattern;
 
 /// An instance without sessions of its own, on an exchange.
-struct Running {
-    presence: Presence,
-    interest: Arc<Interest>,
+pub struct Running {
+    pub presence: Presence,
+    pub interest: Arc<Interest>,
     /// What comes to topics.
-    told: Arc<Mutex<Vec<serde_json::Value>>>,
+    pub told: Arc<Mutex<Vec<serde_json::Value>>>,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Running {
-    fn start(exchange: &MemoryExchange, name: &str) -> Running {
+    pub fn start(exchange: &MemoryExchange, name: &str) -> Running {
+        Running::start_through(exchange, name, |broker, _| broker)
+    }
+
+    /// One that says everything through what is made of its broker.
+    pub fn start_through(
+        exchange: &MemoryExchange,
+        name: &str,
+        through: impl FnOnce(Arc<dyn Broker>, Arc<Interest>) -> Arc<dyn Broker>,
+    ) -> Running {
         let incarnation = Incarnation::begin(InstanceName::parse(name).unwrap());
         let (interest, told) = (Arc::new(Interest::in_everything()), Arc::new(Mutex::new(Vec::new())));
         let presence = Presence::new(MessageIds::new(incarnation.clone()), PresenceMetrics::default());
         let (deliveries, mut delivered) = mpsc::channel(DELIVERIES_WAITING_MAX);
         let bounds = KeyBounds { window: Duration::from_secs(60), keys_max: 1 };
-        let broker = Arc::new(exchange.attach(
-            incarnation.name().clone(),
-            deliveries,
-            Arrivals::new(bounds, BrokerMetrics::default()),
-        ));
+        let broker =
+            exchange.attach(incarnation.name().clone(), deliveries, Arrivals::new(bounds, BrokerMetrics::default()));
+        let broker = through(Arc::new(broker), interest.clone());
         let hub = Hub::start(1, interest.clone(), HubMetrics::default());
         let running = tokio::spawn(presence.clone().run(broker.clone(), hub));
         let (heard, telling) = (presence.clone(), told.clone());
@@ -63,7 +70,7 @@ impl Running {
         Running { presence, interest, told, tasks: [running, hearing] }
     }
 
-    fn name(&self) -> InstanceName {
+    pub fn name(&self) -> InstanceName {
         self.presence.shared.ids.incarnation().name().clone()
     }
 
@@ -73,7 +80,7 @@ impl Running {
 }
 
 /// Waits, with the clock of the test, and says how long it took.
-async fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
+pub async fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < Duration::from_secs(60), "{what}");
@@ -143,7 +150,7 @@ async fn of_too_many_the_youngest_are_closed_by_who_holds_them() {
 
 impl Running {
     /// Event, user and instance of all that was told.
-    fn events(&self) -> Vec<String> {
+    pub fn events(&self) -> Vec<String> {
         let text = |told: &serde_json::Value, field: &str| told[field].as_str().unwrap_or_default().to_owned();
         let told = self.told.lock().unwrap();
         told.iter()
@@ -151,7 +158,7 @@ impl Running {
             .collect()
     }
 
-    fn tells_of_users(&self) -> bool {
+    pub fn tells_of_users(&self) -> bool {
         let shared = &self.presence.shared;
         shared.users_asked.load(Ordering::Relaxed) && shared.knows_all.load(Ordering::Relaxed)
     }
