@@ -111,12 +111,12 @@ impl Whereabouts {
         }))
     }
 
-    async fn gather(&self, topic: Option<String>, page: Page) -> Result<Gathered, Problem> {
+    async fn gather(&self, topic: Option<String>, page: Page) -> Result<Arc<Gathered>, Problem> {
         let question = Question { topic, after: page.after, limit: page.limit };
         if let Some(Err(reason)) = question.topic() {
             return Err(Problem::new(ProblemKind::BadTopic, format!("No topic: {reason}.")));
         }
-        let gathered = self.presence.gather(&*self.broker, &self.hub, question).await;
+        let gathered = self.presence.gather(&self.broker, &self.hub, question).await;
         gathered.map_err(|_| Problem::new(ProblemKind::Overloaded, "Ask again."))
     }
 

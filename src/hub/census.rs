@@ -10,7 +10,7 @@ use crate::topic::Topic;
 pub const NAMES_MAX: usize = 200;
 
 /// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
     /// Who hears this topic; else, which topics somebody subscribes to by name.

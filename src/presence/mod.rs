@@ -30,7 +30,7 @@ pub use roll::{Count, Turn};
 pub use table::{GRACE, SILENCE_MAX, SUSPICION_MAX};
 
 use gathering::Gatherings;
-pub use gathering::{GATHER_TIMEOUT, TooManyQuestions};
+pub use gathering::{ANSWER_KEPT_FOR, GATHER_TIMEOUT, TooManyQuestions};
 use news::{Asked, News};
 use own::Own;
 use table::Table;

@@ -71,15 +71,30 @@ impl Presence {
         );
     }
 
-    /// Asks all instances, this one too, and waits for [`GATHER_TIMEOUT`] at most.
+    /// Asks all instances, this one too, and waits for [`GATHER_TIMEOUT`] at most. Whoever asks the same within
+    /// [`ANSWER_KEPT_FOR`](super::ANSWER_KEPT_FOR) gets the same answer.
     pub async fn gather(
         &self,
-        broker: &dyn Broker,
+        broker: &Arc<dyn Broker>,
         hub: &Hub,
         question: Question,
-    ) -> Result<Gathered, TooManyQuestions> {
+    ) -> Result<Arc<Gathered>, TooManyQuestions> {
+        let mut awaited = self.shared.gatherings.ask(&question, Instant::now(), |answer| {
+            let (presence, broker, hub, question) = (self.clone(), broker.clone(), hub.clone(), question.clone());
+            // In a task of its own: others may wait for it when whoever asked first does no longer.
+            tokio::spawn(async move {
+                let gathered = presence.gather_anew(&*broker, &hub, question).await;
+                answer.send_replace(Some(Arc::new(gathered)));
+            });
+        })?;
+        let gathered = awaited.wait_for(Option::is_some).await;
+        // The task ends early with its runtime alone, and so does whoever waits.
+        gathered.ok().and_then(|gathered| gathered.clone()).ok_or(TooManyQuestions)
+    }
+
+    async fn gather_anew(&self, broker: &dyn Broker, hub: &Hub, question: Question) -> Gathered {
         let expected = self.others().peers().map(|(name, _)| name.clone()).collect();
-        let asked = self.shared.gatherings.open(expected)?;
+        let asked = self.shared.gatherings.open(expected);
         let word = Word::Count { ticket: asked.ticket, question: question.clone() };
         let question = Arc::new(question);
         let own = async {
@@ -94,7 +109,7 @@ impl Presence {
             Some(counted) => _ = answers.insert(name, counted),
             None => _ = silent.insert(name),
         }
-        Ok(Gathered { answers, silent })
+        Gathered { answers, silent }
     }
 
     /// This instance leaves: its users are gone at once. Nothing is said after this.

@@ -1,6 +1,7 @@
 //! Instances that tell each other who is there, over a wire that loses, doubles and overtakes.
 
 mod floods;
+mod questions;
 mod running;
 
 use std::collections::{BTreeMap, BTreeSet};

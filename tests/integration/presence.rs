@@ -165,6 +165,10 @@ async fn who_hears_a_topic_is_counted_on_all_instances(carrier: Carrier) {
     first.subscribe(&["a", "b", "c.*"]).await;
     second.subscribe(&["b", "d"]).await;
     for instance in &instances {
+        // What was asked before that may be answered for a second.
+        let is_new =
+            async || get(instance, "/api/presence").await["topics"].as_array().is_some_and(|all| all.len() == 3);
+        eventually("the topics are counted", is_new).await;
         let body = get(instance, "/api/presence").await;
         let topics = body["topics"].as_array().unwrap();
         let counts: Vec<_> = topics.iter().map(|topic| (&topic["topic"], &topic["subscriptions"])).collect();

@@ -2,7 +2,7 @@
 //! that stands still while nobody waits.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::metrics::{BrokerMetrics, HubMetrics, PresenceMetrics};
 use crate::presence::Presence;
 use crate::presence::roll::Turn;
 use crate::presence::table::SILENCE_MAX;
+use crate::presence::word::{Spoken, Word};
 use crate::topic::Pattern;
 
 /// An instance without sessions of its own, on an exchange.
@@ -29,6 +30,10 @@ pub struct Running {
     pub interest: Arc<Interest>,
     /// What comes to topics.
     pub told: Arc<Mutex<Vec<serde_json::Value>>>,
+    /// How many questions it has heard, its own too.
+    pub questions: Arc<AtomicUsize>,
+    pub broker: Arc<dyn Broker>,
+    pub hub: Hub,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -52,8 +57,9 @@ impl Running {
             exchange.attach(incarnation.name().clone(), deliveries, Arrivals::new(bounds, BrokerMetrics::default()));
         let broker = through(Arc::new(broker), interest.clone());
         let hub = Hub::start(1, interest.clone(), HubMetrics::default());
-        let running = tokio::spawn(presence.clone().run(broker.clone(), hub));
-        let (heard, telling) = (presence.clone(), told.clone());
+        let running = tokio::spawn(presence.clone().run(broker.clone(), hub.clone()));
+        let questions = Arc::new(AtomicUsize::new(0));
+        let (heard, telling, asking) = (presence.clone(), told.clone(), questions.clone());
         let hearing = tokio::spawn(async move {
             while let Some(delivered) = delivered.recv().await {
                 for (message, _) in &delivered.messages {
@@ -62,19 +68,24 @@ impl Running {
                         Target::Topic(_) => {
                             telling.lock().unwrap().push(serde_json::from_slice(&message.payload).unwrap());
                         }
-                        _ => heard.take(message),
+                        _ => {
+                            if matches!(Spoken::parse(&message.payload), Ok(Spoken { word: Word::Count { .. }, .. })) {
+                                asking.fetch_add(1, Ordering::Relaxed);
+                            }
+                            heard.take(message);
+                        }
                     }
                 }
             }
         });
-        Running { presence, interest, told, tasks: [running, hearing] }
+        Running { presence, interest, told, questions, broker, hub, tasks: [running, hearing] }
     }
 
     pub fn name(&self) -> InstanceName {
         self.presence.shared.ids.incarnation().name().clone()
     }
 
-    fn kill(self) {
+    pub fn kill(self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
