@@ -1,6 +1,6 @@
 //! Who is here: `GET /api/presence` and what is beneath it.
 //!
-//! Everything is given page by page: `limit` names at a time, behind the name `after`. What topics are about is asked of all
+//! Everything is given page by page: `limit` entries at a time, behind the one that `after` names. What topics are about is asked of all
 //! instances when somebody wants to know it; the answer says which of them gave none.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use super::api::{Problem, ProblemKind};
 use crate::broker::Broker;
 use crate::hub::{Counted, Hub, NAMES_MAX, Question};
 use crate::instance::InstanceName;
-use crate::presence::{Gathered, Presence};
+use crate::presence::{Gathered, Presence, Stay};
 use crate::user::UserName;
 
 /// Names in a page, unless the request says how many.
@@ -139,16 +139,25 @@ impl Whereabouts {
     /// Where a user is, and since when.
     fn user(&self, path: &str, page: &Page) -> Result<Value, Problem> {
         let user = user_name(&decoded(path, ProblemKind::BadQuery)?)?;
+        let after = page.after.as_deref().map(session).transpose()?;
         let stays = self.presence.sessions_of(&user);
         let mut instances: Vec<&InstanceName> = stays.iter().map(|stay| &stay.instance).collect();
         instances.sort_unstable();
         instances.dedup();
         let instances: Vec<_> = instances.into_iter().map(InstanceName::as_str).collect();
-        let sessions = stays.iter().take(page.limit).map(
+        let mut behind = stays.iter().filter(|stay| after.as_ref().is_none_or(|after| *stay > after));
+        let listed: Vec<&Stay> = behind.by_ref().take(page.limit).collect();
+        let next = listed.last().filter(|_| behind.next().is_some()).map(ToString::to_string);
+        let sessions = listed.iter().map(
             |stay| json!({ "instance": stay.instance.as_str(), "number": stay.number, "since": time(stay.since_ms) }),
         );
-        let sessions: Vec<_> = sessions.collect();
-        Ok(json!({ "user": user.as_str(), "count": stays.len(), "instances": instances, "sessions": sessions }))
+        Ok(json!({
+            "user": user.as_str(),
+            "count": stays.len(),
+            "instances": instances,
+            "sessions": sessions.collect::<Vec<_>>(),
+            "next": next,
+        }))
     }
 }
 
@@ -189,6 +198,10 @@ fn decoded(text: &str, kind: ProblemKind) -> Result<String, Problem> {
 
 fn user_name(text: &str) -> Result<UserName, Problem> {
     UserName::parse(text).map_err(|reason| Problem::new(ProblemKind::BadQuery, format!("No user: {reason}.")))
+}
+
+fn session(text: &str) -> Result<Stay, Problem> {
+    text.parse().map_err(|reason| Problem::new(ProblemKind::BadQuery, format!("after names {reason}.")))
 }
 
 fn page(query: &str) -> Result<Page, Problem> {

@@ -19,6 +19,8 @@ mod tests;
 mod word;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -86,6 +88,11 @@ pub struct Stay {
     /// Within its instance's run.
     pub number: u64,
 }
+
+/// A text that names no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no session of a user: it is named by when it began, its instance and its number")]
+pub struct NotAStay;
 
 impl Presence {
     /// Of the instance that gives these ids.
@@ -240,6 +247,31 @@ pub struct Gathered {
     pub answers: BTreeMap<InstanceName, Counted>,
     /// Who did not answer in time.
     pub silent: BTreeSet<InstanceName>,
+}
+
+/// As a list goes on behind it: `1785081964113,10.0.0.5_8080,7`.
+impl fmt::Display for Stay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{},{}", self.since_ms, self.instance, self.number)
+    }
+}
+
+impl FromStr for Stay {
+    type Err = NotAStay;
+
+    fn from_str(text: &str) -> Result<Stay, NotAStay> {
+        let mut parts = text.split(',');
+        let (Some(since_ms), Some(instance), Some(number), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(NotAStay);
+        };
+        Ok(Stay {
+            since_ms: since_ms.parse().map_err(|_| NotAStay)?,
+            instance: InstanceName::parse(instance).map_err(|_| NotAStay)?,
+            number: number.parse().map_err(|_| NotAStay)?,
+        })
+    }
 }
 
 fn stay(instance: &InstanceName, number: u64, since_ms: u64) -> Stay {

@@ -32,6 +32,7 @@ use crate::support::{DEADLINE, eventually};
 
 contract! {
     users_of_all_instances_are_known_to_each_until_theirs_is_silent
+    sessions_of_a_user_come_in_pages
     who_hears_a_topic_is_counted_on_all_instances
     an_instance_that_stops_is_gone_at_once
     who_asks_hears_of_users
@@ -78,6 +79,14 @@ impl Stranger {
     async fn says(&self, word: Value) {
         let whole = json!({ "version": 1, "from": format!("{}@{:x}", self.name, self.began), "word": word });
         self.publish(whole.to_string().as_bytes()).await;
+    }
+
+    /// The same without end, so that it is not silent.
+    async fn goes_on_saying(&self, word: Value) {
+        loop {
+            self.says(word.clone()).await;
+            tokio::time::sleep(SILENCE_MAX / 20).await;
+        }
     }
 
     async fn publish(&self, payload: &[u8]) {
@@ -154,6 +163,48 @@ async fn users_of_all_instances_are_known_to_each_until_theirs_is_silent(carrier
             sessions_of(instance, "alice").await.is_empty() && instances_known_to(instance).await == 2
         })
         .await;
+    }
+}
+
+async fn sessions_of_a_user_come_in_pages(carrier: Carrier) {
+    let instance = carrier.instance().await;
+    instance.ready().await;
+    let first = Stranger::on(&carrier).await;
+    let second = Stranger { name: "stranger_2", ..Stranger::on(&carrier).await };
+    // Some of them began at once.
+    let here: Vec<_> = (1..=7).map(|number| json!(["alice", number, 1_000 + number / 3])).collect();
+    let word = json!({ "changes": { "sequence": 1, "here": here, "gone": [] } });
+    tokio::select! {
+        () = first.goes_on_saying(word.clone()) => unreachable!("it goes on"),
+        () = second.goes_on_saying(word) => unreachable!("it goes on"),
+        () = are_given_in_pages(&instance, 14) => {}
+    }
+}
+
+/// All sessions of alice, of which the first began in the first second of 1970 on two strangers.
+async fn are_given_in_pages(instance: &Instance, count: usize) {
+    let path = "/api/presence/users/alice";
+    eventually("all are known", || async { get(instance, path).await["count"] == json!(count) }).await;
+    let all = get(instance, path).await;
+    assert_eq!(all["next"], Value::Null, "{all}");
+    let (mut listed, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = get(instance, &format!("{path}?limit=4{after}")).await;
+        assert_eq!((&page["count"], &page["instances"]), (&all["count"], &all["instances"]));
+        listed.extend(page["sessions"].as_array().expect("a list").clone());
+        let Some(next) = page["next"].as_str() else { break };
+        assert_eq!(listed.len() % 4, 0, "all pages but the last are full");
+        after = format!("&after={next}");
+    }
+    assert_eq!(listed.len(), count);
+    assert_eq!(listed, *all["sessions"].as_array().expect("a list"));
+    // Behind a session that is gone by now the next one follows, and nothing behind the last.
+    let page = get(instance, &format!("{path}?limit=1&after=1000,stranger_1,99")).await;
+    assert_eq!(page["sessions"][0], json!({"instance": "stranger_2", "number": 1, "since": "1970-01-01T00:00:01Z"}));
+    let page = get(instance, &format!("{path}?after=9999,a,0")).await;
+    assert_eq!((&page["sessions"], &page["next"]), (&json!([]), &Value::Null));
+    for after in ["", "7", "1,a", "1,a,b", "1,a,2,3", "-1,a,2", "1,,2"] {
+        assert_eq!(get_json(instance.address, &format!("{path}?after={after}")).await.0, 400, "{after}");
     }
 }
 
