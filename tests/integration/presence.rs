@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use warren::broker::memory::{MemoryBroker, MemoryExchange};
-use warren::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, KeyBounds, NotAccepted, Receipt, Settle};
+use warren::broker::{Arrivals, Broker, DELIVERIES_WAITING_MAX, Delivery, KeyBounds, NotAccepted, Receipt, Settle};
 use warren::config::Config;
 use warren::hub::Hub;
 use warren::identity::{Identity, Rights};
@@ -22,7 +22,7 @@ use warren::session::{Channel, NotAdmitted, Sessions};
 use warren::user::UserName;
 
 use crate::contract::contract;
-use crate::support::broker::{Alien, Cluster, PrivateNode};
+use crate::support::broker::{Alien, Cluster};
 use crate::support::client::get_json;
 use crate::support::instance::{Carrier, Instance, config};
 use crate::support::json::JsonClient;
@@ -37,6 +37,7 @@ contract! {
     an_instance_that_stops_is_gone_at_once
     who_asks_hears_of_users
     what_is_no_word_hurts_nobody
+    who_starts_later_hears_nothing_of_earlier_runs
 }
 
 /// An instance of which there are only words.
@@ -327,6 +328,65 @@ async fn what_is_no_word_hurts_nobody(carrier: Carrier) {
     }
 }
 
+async fn who_starts_later_hears_nothing_of_earlier_runs(carrier: Carrier) {
+    let instances = carrier.instances(2).await;
+    know_each_other(&instances).await;
+    let [earlier, later] = [Stranger::on(&carrier).await, Stranger { began: 2, ..Stranger::on(&carrier).await }];
+    let here = |user: &str| json!({ "changes": { "sequence": 1, "here": [[user, 1, 1]], "gone": [] } });
+    earlier.says(here("alice")).await;
+    for instance in &instances {
+        eventually("alice is known", || async { !sessions_of(instance, "alice").await.is_empty() }).await;
+    }
+    later.says(here("bob")).await;
+    let hearing_of_it = async {
+        for instance in &instances {
+            let is_over = async || sessions_of(instance, "alice").await.is_empty();
+            eventually("her run is over", is_over).await;
+        }
+        let third = carrier.instance().await;
+        third.ready().await;
+        let knows = async || !sessions_of(&third, "bob").await.is_empty();
+        eventually("the third knows the later run", knows).await;
+        // What is still on its way of the earlier one, and what comes behind it.
+        earlier.says(here("alice")).await;
+        later.says(json!({ "changes": { "sequence": 2, "here": [["carol", 2, 1]], "gone": [] } })).await;
+        for instance in instances.iter().chain([&third]) {
+            eventually("carol is known", || async {
+                assert_eq!(sessions_of(instance, "alice").await, []);
+                !sessions_of(instance, "carol").await.is_empty()
+            })
+            .await;
+            assert_eq!(sessions_of(instance, "bob").await, [("stranger_1".to_owned(), 1)]);
+        }
+    };
+    tokio::select! {
+        () = later.goes_on_saying(here("bob")) => unreachable!("it goes on"),
+        () = hearing_of_it => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_be_reached_is_dropped_before_who_is_silent() {
+    let cluster = Cluster::shared();
+    let instance = Instance::join(config(), &cluster).await;
+    let carrier = Carrier::RabbitMq(cluster, Delivery::Queue);
+    let Carrier::RabbitMq(cluster, _) = &carrier else { unreachable!() };
+    // Both are in words alone, but one of them has a queue: what is said to the other comes back.
+    let [dead, silent] =
+        ["stranger_1", "stranger_2"].map(async |name| Stranger { name, ..Stranger::on(&carrier).await });
+    let (dead, silent) = (dead.await, silent.await);
+    let alien = Alien::connect(&cluster.url).await;
+    let _queue = alien.listen_to(&cluster.direct(), silent.name).await;
+    for (stranger, user) in [(&silent, "bob"), (&dead, "alice")] {
+        stranger.says(json!({ "changes": { "sequence": 1, "here": [[user, 1, 1]], "gone": [] } })).await;
+        eventually("the user is known", || async { !sessions_of(&instance, user).await.is_empty() }).await;
+    }
+    // It was heard later than the other.
+    eventually("it is gone", || async { sessions_of(&instance, "alice").await.is_empty() }).await;
+    assert_eq!(sessions_of(&instance, "bob").await, [("stranger_2".to_owned(), 1)]);
+    eventually("the silent one is gone", || async { sessions_of(&instance, "bob").await.is_empty() }).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_but_warren_speaks_of_presence() {
     let instance = Instance::start(config()).await;
@@ -391,39 +451,4 @@ async fn a_session_of_a_user_counts_from_its_opening_until_it_is_dropped() {
     let third = open(Some(identity)).expect("there is room again");
     drop((second, third));
     assert!(here().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_restarts_empties_no_room() {
-    let node = PrivateNode::start("presence").await;
-    let cluster = Cluster::at(node.url.clone());
-    let instances = [Instance::join(config(), &cluster).await, Instance::join(config(), &cluster).await];
-    know_each_other(&instances).await;
-    node.stop().await;
-    for instance in &instances {
-        instance.unready().await;
-        assert_eq!(instances_known_to(instance).await, 2);
-    }
-    // For longer than silence is borne with at other times.
-    let began = std::time::Instant::now();
-    eventually("as long as that", || async { began.elapsed() > SILENCE_MAX }).await;
-    node.restart().await;
-    for instance in &instances {
-        instance.ready().await;
-        assert_eq!(instances_known_to(instance).await, 2);
-    }
-    // They hear each other again, and nobody was dropped meanwhile.
-    for instance in &instances {
-        let body = get(instance, "/api/presence").await;
-        assert_eq!(body["instances"].as_array().map(Vec::len), Some(2));
-        assert_eq!(instance.metrics().value("warren_presence_instances_dropped_total").await, 0.0);
-    }
-    eventually("both answer again", || async {
-        get(&instances[0], "/api/presence").await["silent"] == json!([])
-            && get(&instances[1], "/api/presence").await["silent"] == json!([])
-    })
-    .await;
-    for instance in &instances {
-        assert_eq!(instance.metrics().value("warren_presence_instances_dropped_total").await, 0.0);
-    }
 }
