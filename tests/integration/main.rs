@@ -16,6 +16,7 @@ mod model_users;
 mod nodes;
 mod outage;
 mod presence;
+mod presence_users;
 mod rabbitmq;
 mod resume;
 mod returns;
