@@ -106,13 +106,17 @@ async fn any_program_writes_to_groups() {
 
 /// RabbitMQ makes no queue any more: it is full, or its operator says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn groups_that_cannot_be_joined_are_told_of_and_the_rest_of_a_token_counts() {
+async fn what_cannot_be_kept_is_told_and_the_rest_of_a_token_counts() {
     let node = PrivateNode::start("not-joined").await;
     let instance = join(&Cluster::at(node.url.clone()), |config| config).await;
     let mut alice = JsonClient::connect_with(instance.address, &[&token("alice")]).await;
     node.ctl(&["set_vhost_limits", r#"{"max-queues": 0}"#]).await;
     let answer = assign(&instance, "carol").await;
     assert_eq!((answer.status, &*problem(&answer)), (503, "not-kept"));
+    let answer = write(&instance, "/api/users/zoe/messages", "hi").await;
+    assert_eq!((answer.status, &*problem(&answer)), (503, "not-kept"), "there is no mailbox for it");
+    let letter = json!({"type": "send", "user": "zoe", "text": "hi"});
+    assert_eq!(alice.answer(letter).await["code"], 208);
     let of_class = token_of("alice", &json!({"roles": ["presence"], "groups": ["class"]}));
     let bearer = format!("Bearer {of_class}");
     let mut early = Raw::tcp(instance.address).await;
