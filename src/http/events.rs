@@ -153,6 +153,11 @@ async fn open(
     }
     if let Some(successor) = successor {
         let permit = site.sessions.admit(client).map_err(Refusal::NotAdmitted)?;
+        if let Some(identity) = &identity {
+            // From the answer on they are written to whoever writes to their groups.
+            let joined = site.sessions.users().join_all(&identity.user, &identity.groups).await;
+            joined.map_err(|_| Refusal::NotInForce)?;
+        }
         let start = match since {
             Some(start) => start,
             // Before it hears: so nothing lies between.

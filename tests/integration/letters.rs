@@ -9,12 +9,14 @@ use warren::users::Unread;
 
 use crate::contract::contract;
 use crate::support::client::Client;
+use crate::support::events::{Event, EventStream};
 use crate::support::http::{Answer, request};
 use crate::support::identity::{token_of, with_tokens};
 use crate::support::instance::{Carrier, Instance};
 use crate::support::json::JsonClient;
 use crate::support::post::{JSON, post};
 use crate::support::process::Directory;
+use crate::support::raw::Raw;
 use crate::support::{eventually, within_deadline};
 
 contract! {
@@ -28,6 +30,33 @@ contract! {
     two_calls_at_once_take_all_that_each_wants
     who_may_not_send_is_told
     what_was_missed_waits_to_be_asked_for
+    an_event_stream_hears_what_another_session_acknowledges
+}
+
+async fn an_event_stream_hears_what_another_session_acknowledges(carrier: Carrier) {
+    let [here, there] = two(&carrier).await;
+    let of_class = token_of("carol", &json!({"groups": ["class"]}));
+    let bearer = format!("Bearer {of_class}");
+    let connection = Raw::tcp(there.address).await;
+    let headers = [("Authorization", &*bearer)];
+    let mut events = EventStream::open_with(connection, there.address, "topic=orders", &headers).await;
+    let mut alice = json_session(&here, "alice").await;
+    let told =
+        |event: Event| -> (Option<String>, Value) { (event.id, serde_json::from_str(&event.data).expect("JSON")) };
+    // What is kept nowhere it is given in any case, as soon as it is known to be there.
+    let only_now = json!({"type": "send", "user": "carol", "text": "is typing", "keep": false});
+    within_deadline("carol is known", async { while alice.answer(only_now.clone()).await["type"] != "ack" {} }).await;
+    assert_eq!(told(events.next().await.expect("an event")).1["text"], "is typing");
+    // What is kept waits for somebody who can show that it was read; the stream's token has made its user a member, too.
+    write(&mut alice, "carol", "to carol").await;
+    let answer = alice.answer(json!({"type": "send", "group": "class", "text": "to the class"})).await;
+    assert_eq!(answer["type"], "ack", "{answer}");
+    let mut carol = json_session(&here, "carol").await;
+    for text in ["to carol", "to the class"] {
+        assert_eq!(read(&mut carol).await["text"], text);
+        let (id, message) = told(events.next().await.expect("an event"));
+        assert_eq!((id, &message["text"], &message["user"]), (None, &json!(text), &json!("carol")));
+    }
 }
 
 /// Two instances that know tokens.
