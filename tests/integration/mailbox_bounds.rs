@@ -1,6 +1,8 @@
 //! What RabbitMQ itself does for mailboxes: their bounds in bytes and in time, groups that cannot be joined, and programs
 //! that write to groups without anything of Warren.
 
+use std::time::Duration;
+
 use lapin::{BasicProperties, Confirmation};
 use serde_json::{Value, json};
 use warren::config::Config;
@@ -74,6 +76,21 @@ async fn messages_and_then_mailboxes_go_when_their_time_is_over() {
     assert!(!alien.finds(&mailbox).await);
     // It is made again when it is needed.
     assert_eq!(write(&instance, "/api/users/carol/messages", "new").await.status, 200);
+}
+
+/// RabbitMQ counts neither what is written to a queue nor what is in it as use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailbox_stands_for_as_long_as_its_last_message_is_kept() {
+    let instance = join(&Cluster::shared(), |config| Config { unread_age_s: 4, mailbox_idle_s: 2, ..config }).await;
+    // Time alone can pass here: whoever looked at the queue would use it.
+    let begin = tokio::time::Instant::now();
+    let at = |seconds: f64| tokio::time::sleep_until(begin + Duration::from_secs_f64(seconds));
+    assert_eq!(write(&instance, "/api/users/carol/messages", "1").await.status, 200);
+    at(3.0).await;
+    assert_eq!(write(&instance, "/api/users/carol/messages", "2").await.status, 200);
+    // What the first one made is gone by now; the second one's time is not over.
+    at(6.4).await;
+    assert_eq!(unread(&instance, "carol").await, [json!("2")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

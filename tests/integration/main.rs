@@ -42,6 +42,7 @@ mod rights;
 mod routes;
 mod session;
 mod slow;
+mod unreadable_letters;
 
 mod browser;
 mod browser_topics;
