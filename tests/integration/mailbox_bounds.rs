@@ -81,15 +81,15 @@ async fn messages_and_then_mailboxes_go_when_their_time_is_over() {
 /// RabbitMQ counts neither what is written to a queue nor what is in it as use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mailbox_stands_for_as_long_as_its_last_message_is_kept() {
-    let instance = join(&Cluster::shared(), |config| Config { unread_age_s: 4, mailbox_idle_s: 2, ..config }).await;
+    let instance = join(&Cluster::shared(), |config| Config { unread_age_s: 8, mailbox_idle_s: 2, ..config }).await;
     // Time alone can pass here: whoever looked at the queue would use it.
     let begin = tokio::time::Instant::now();
     let at = |seconds: f64| tokio::time::sleep_until(begin + Duration::from_secs_f64(seconds));
     assert_eq!(write(&instance, "/api/users/carol/messages", "1").await.status, 200);
-    at(3.0).await;
+    at(5.0).await;
     assert_eq!(write(&instance, "/api/users/carol/messages", "2").await.status, 200);
-    // What the first one made is gone by now; the second one's time is not over.
-    at(6.4).await;
+    // What the first one made would be gone by now, and so is its own time; not that of the second.
+    at(10.5).await;
     assert_eq!(unread(&instance, "carol").await, [json!("2")]);
 }
 
