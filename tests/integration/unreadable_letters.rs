@@ -1,4 +1,4 @@
-//! Messages to users that lapin cannot parse, in a queue that outlives connections: nobody else waits for them for long.
+//! Messages to users that lapin cannot parse, in queues that outlive connections: nobody else waits for them for long.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::identity::{token_of, with_tokens};
 use crate::support::instance::Instance;
 use crate::support::json::JsonClient;
 use crate::support::process::Directory;
-use crate::support::unreadable::publish_unreadable;
+use crate::support::unreadable::{publish_unreadable, publish_unreadable_into};
 
 /// Three connections and the pauses between them, on a busy machine.
 const MENDED_WITHIN: Duration = Duration::from_secs(60);
@@ -53,4 +53,26 @@ async fn what_a_program_says_unreadably_keeps_no_other_from_writing() {
     publish_unreadable(&cluster.url, &cluster.users()).await;
     alien.publish(&cluster.users(), "carol", b"behind", BasicProperties::default()).await;
     reads(&mut carol, "behind", &mut seen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_unreadable_in_one_mailbox_keeps_nobody_s_letters() {
+    let cluster = Cluster::shared();
+    let instance = join(&cluster).await;
+    let mut alice = session(&instance, "alice").await;
+    let [mut carol, mut bob] = [session(&instance, "carol").await, session(&instance, "bob").await];
+    let [mut of_carol, mut of_bob] = [Vec::new(), Vec::new()];
+    for round in ["before", "behind"] {
+        for user in ["carol", "bob"] {
+            let answer = alice.answer(json!({"type": "send", "user": user, "text": round})).await;
+            assert_eq!(answer["type"], "ack", "{answer}");
+        }
+        reads(&mut carol, round, &mut of_carol).await;
+        reads(&mut bob, round, &mut of_bob).await;
+        publish_unreadable_into(&cluster.url, &cluster.mailbox("carol")).await;
+    }
+    // The second one as well.
+    let answer = alice.answer(json!({"type": "send", "user": "bob", "text": "at last"})).await;
+    assert_eq!(answer["type"], "ack", "{answer}");
+    reads(&mut bob, "at last", &mut of_bob).await;
 }

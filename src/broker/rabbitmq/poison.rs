@@ -4,11 +4,14 @@
 //! nothing behind it would ever come. So after some tries it is looked for and thrown away, with nothing else.
 
 use deadpool_lapin::Object;
+use futures_util::StreamExt;
+use lapin::Event;
 use lapin::options::BasicGetOptions;
 use lapin::types::ShortString;
 
 use super::connection::{Endpoints, discard};
-use super::link::Trouble;
+use super::link::{Trouble, is_of_one_channel};
+use super::topology::is_code;
 use crate::metrics::{BrokerMetrics, Dropped};
 
 /// So many connections in a row must have broken over what came: one may have broken over anything.
@@ -66,21 +69,46 @@ async fn readable(
     count: u16,
     removes: IsRemoved,
 ) -> Result<(), (u16, Trouble)> {
-    let channel = connection.create_channel().await.map_err(|error| (0, error.into()))?;
-    for before in 0..count {
-        match channel.basic_get(queue.clone(), BasicGetOptions { no_ack: false }).await {
-            Ok(Some(_)) => {}
+    let mut read = 0;
+    let mut events = connection.events_listener();
+    let broken = async {
+        loop {
+            match events.next().await {
+                Some(Event::Error(error)) if !is_of_one_channel(&error) => return error.into(),
+                Some(_) => {}
+                None => return Trouble::passing("the connection ended"),
+            }
+        }
+    };
+    // A get that was answered by a message with a property that cannot be parsed never ends (lapin 4.12.3).
+    tokio::select! {
+        biased;
+        outcome = look(connection, queue, count, removes, &mut read) => outcome.map_err(Trouble::from),
+        trouble = broken => Err(trouble),
+    }
+    .map_err(|trouble| (read, trouble))
+}
+
+async fn look(
+    connection: &Object,
+    queue: &ShortString,
+    count: u16,
+    removes: IsRemoved,
+    read: &mut u16,
+) -> Result<(), lapin::Error> {
+    let channel = connection.create_channel().await?;
+    let get = async |no_ack| channel.basic_get(queue.clone(), BasicGetOptions { no_ack }).await;
+    while *read < count {
+        match get(false).await {
+            Ok(Some(_)) => *read += 1,
             Ok(None) => break,
             // It has gone meanwhile.
-            Err(error) if super::topology::is_code(&error, 404) => return Ok(()),
-            Err(error) => return Err((before, error.into())),
+            Err(error) if is_code(&error, 404) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
     if removes == IsRemoved::TheNext {
-        channel
-            .basic_get(queue.clone(), BasicGetOptions { no_ack: true })
-            .await
-            .map_err(|error| (count, error.into()))?;
+        get(true).await?;
     }
-    channel.close(200, "looked".into()).await.map_err(|error| (count, error.into()))
+    channel.close(200, "looked".into()).await
 }

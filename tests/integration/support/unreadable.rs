@@ -13,8 +13,21 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const FRAME_END: u8 = 0xCE;
 
+/// Property flags and list (AMQP 0-9-1 §4.2.6.1) of a message without properties, and of one whose id is not UTF-8.
+const NO_PROPERTIES: &[u8] = &[0, 0];
+const UNREADABLE_ID: &[u8] = &[0, 0x80, 2, 0xFF, 0xFE];
+
 /// Publishes a message whose routing key is not UTF-8, and waits until RabbitMQ has dealt with it.
 pub async fn publish_unreadable(url: &str, exchange: &str) {
+    publish(url, exchange, b"\xFF\xFE", NO_PROPERTIES).await;
+}
+
+/// The same straight into a queue, of one whose `message_id` is not UTF-8.
+pub async fn publish_unreadable_into(url: &str, queue: &str) {
+    publish(url, "", queue.as_bytes(), UNREADABLE_ID).await;
+}
+
+async fn publish(url: &str, exchange: &str, key: &[u8], properties: &[u8]) {
     let uri: AMQPUri = url.parse().expect("an AMQP URL");
     let address: SocketAddr = format!("{}:{}", uri.authority.host, uri.authority.port).parse().expect("an address");
     let mut amqp = Amqp(TcpStream::connect(address).await.expect("RabbitMQ answers"));
@@ -30,10 +43,10 @@ pub async fn publish_unreadable(url: &str, exchange: &str) {
     amqp.expect(10, 41).await;
     amqp.call(1, 20, 10, &short(b"")).await;
     amqp.expect(20, 11).await;
-    let publish = [&[0; 2][..], &short(exchange.as_bytes()), &short(b"\xFF\xFE"), &[0]].concat();
+    let publish = [&[0; 2][..], &short(exchange.as_bytes()), &short(key), &[0]].concat();
     amqp.call(1, 60, 40, &publish).await;
     let body = b"unreadable";
-    let header = [&60u16.to_be_bytes()[..], &[0; 2], &(body.len() as u64).to_be_bytes(), &[0; 2]].concat();
+    let header = [&60u16.to_be_bytes()[..], &[0; 2], &(body.len() as u64).to_be_bytes(), properties].concat();
     amqp.frame(HEADER, 1, &header).await;
     amqp.frame(BODY, 1, body).await;
     amqp.call(1, 20, 40, &[&200u16.to_be_bytes()[..], &short(b"done"), &[0; 4]].concat()).await;
