@@ -157,7 +157,7 @@ async fn with_a_stream_nothing_is_lost_with_any_node() {
         silent.push(Recorder::start(instance.connect().await));
     }
     for (number, instance) in instances.iter().enumerate() {
-        talkers.push(Talker::start(instance.connect().await, &format!("talker {number}")));
+        talkers.push(Talker::waiting(instance.connect().await, &format!("talker {number}")));
     }
     has_replicas(&cluster.nodes[2], &names.stream(), 3).await;
     for lost in 0..3 {

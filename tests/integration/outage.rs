@@ -285,8 +285,8 @@ async fn a_cut_wire_loses_nothing_that_was_accepted_and_doubles_nothing() {
     let mut talkers = Vec::new();
     for round in 0..2 {
         for number in 0..3 {
-            talkers.push(Talker::start(cut.connect().await, &format!("cut-{round}-{number}")));
-            talkers.push(Talker::start(whole.connect().await, &format!("whole-{round}-{number}")));
+            talkers.push(Talker::waiting(cut.connect().await, &format!("cut-{round}-{number}")));
+            talkers.push(Talker::waiting(whole.connect().await, &format!("whole-{round}-{number}")));
         }
         patient.send(format!("patient {}", round + 1)).await;
         at_cut.hears(&format!("patient {}", round + 1)).await;

@@ -98,8 +98,8 @@ async fn nothing_is_lost_by_cuts_and_a_killed_broker() {
     let recorders = [Recorder::start(cut.connect().await), Recorder::start(whole.connect().await)];
     let mut talkers = Vec::new();
     for number in 0..3 {
-        talkers.push(Talker::start(cut.connect().await, &format!("cut-{number}")));
-        talkers.push(Talker::start(whole.connect().await, &format!("whole-{number}")));
+        talkers.push(Talker::waiting(cut.connect().await, &format!("cut-{number}")));
+        talkers.push(Talker::waiting(whole.connect().await, &format!("whole-{number}")));
     }
     recorders[0].hears_more().await;
     wire.cut();

@@ -14,6 +14,9 @@ use super::{eventually, within_deadline};
 /// Messages per second of one [`Talker`].
 const TALK_INTERVAL: Duration = Duration::from_millis(2);
 
+/// How far ahead of what it hears of itself a talker is that waits.
+const AHEAD_MAX: u64 = 200;
+
 /// A silent session; keeps all texts that it hears.
 pub struct Recorder {
     heard: Arc<Mutex<Vec<String>>>,
@@ -67,7 +70,7 @@ impl Recorder {
     /// The numbers heard from the talker `name`, as they came.
     pub fn numbers_of(&self, name: &str) -> Vec<u64> {
         let heard = self.heard.lock().expect("no panic under the lock");
-        heard.iter().filter_map(|text| text.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()).collect()
+        heard.iter().filter_map(|text| number_of(name, text)).collect()
     }
 }
 
@@ -95,8 +98,18 @@ pub struct Said {
 
 impl Talker {
     pub fn start(client: Client, name: &str) -> Talker {
+        Talker::with(client, name, u64::MAX)
+    }
+
+    /// Waits while it has not heard its last words, so that a busy machine is not left behind by more and more. Only for where
+    /// nothing of it is lost: else it waits for ever.
+    pub fn waiting(client: Client, name: &str) -> Talker {
+        Talker::with(client, name, AHEAD_MAX)
+    }
+
+    fn with(client: Client, name: &str, ahead_max: u64) -> Talker {
         let (leave, leaving) = oneshot::channel();
-        let talking = tokio::spawn(talk(client, name.to_owned(), leaving));
+        let talking = tokio::spawn(talk(client, name.to_owned(), ahead_max, leaving));
         Talker { name: name.to_owned(), leave, talking }
     }
 
@@ -110,21 +123,27 @@ impl Talker {
     }
 }
 
-async fn talk(mut client: Client, name: String, mut leaving: oneshot::Receiver<()>) -> Said {
-    let mut last = 0;
+async fn talk(mut client: Client, name: String, ahead_max: u64, mut leaving: oneshot::Receiver<()>) -> Said {
+    let (mut last, mut heard) = (0, 0);
     let mut talks = true;
     let mut ticks = tokio::time::interval(TALK_INTERVAL);
     loop {
         tokio::select! {
-            _ = ticks.tick(), if talks => {
+            _ = ticks.tick(), if talks && last - heard < ahead_max => {
                 last += 1;
                 // A failure shows in what the session ends with.
                 let _ = client.try_send(Message::text(format!("{name} {last}"))).await;
             }
-            heard = client.next() => if let Err(frame) = heard {
-                // Our own good-bye is echoed without a code.
-                let refused = frame.map(|frame| frame.code).filter(|code| *code != CloseCode::Status);
-                return Said { last, refused: refused.map(u16::from) };
+            message = client.next() => match message {
+                Ok(message) => {
+                    let text = message.into_text().expect("only texts are sent here");
+                    heard = number_of(&name, &text).map_or(heard, |number| heard.max(number));
+                }
+                Err(frame) => {
+                    // Our own good-bye is echoed without a code.
+                    let refused = frame.map(|frame| frame.code).filter(|code| *code != CloseCode::Status);
+                    return Said { last, refused: refused.map(u16::from) };
+                }
             },
             _ = &mut leaving, if talks => {
                 talks = false;
@@ -132,4 +151,9 @@ async fn talk(mut client: Client, name: String, mut leaving: oneshot::Receiver<(
             }
         }
     }
+}
+
+/// Of a text of this talker.
+fn number_of(name: &str, text: &str) -> Option<u64> {
+    text.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()
 }
