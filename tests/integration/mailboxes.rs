@@ -1,5 +1,6 @@
 //! What mailboxes promise, the same cases against those in process and those in RabbitMQ; and what RabbitMQ's do besides.
 
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use warren::place::Delivered;
 use warren::user::{GroupName, UserName};
 
 use crate::support::broker::{Alien, Cluster};
+use crate::support::proxy::Proxy;
 use crate::support::{eventually, within_deadline};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -361,4 +363,34 @@ async fn a_mailbox_that_is_deleted_beneath_its_reader_is_made_anew() {
     alien.delete_queue(&cluster.mailbox("carol")).await;
     assert_eq!(post.write(Target::User(user("carol")), "2").await, Ok(()));
     desk.has(&["1", "2"]).await;
+}
+
+/// The consumer of who goes is taken away and what it held is put back at once: nothing newer slips in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_its_way_to_who_goes_comes_first_to_who_is_next() {
+    let place = Place::RabbitMq(Cluster::shared());
+    let Place::RabbitMq(cluster) = &place else { unreachable!("it is one") };
+    let wire = Proxy::to(&cluster.url).await;
+    // The other one removes what both have made.
+    let behind_wire = Cluster { url: wire.url.clone(), prefix: cluster.prefix.clone() };
+    let behind_wire = ManuallyDrop::new(Place::RabbitMq(behind_wire));
+    let (one, two) = (behind_wire.open().await, place.open().await);
+    assert_eq!(two.write(Target::User(user("carol")), "1").await, Ok(()));
+    let (first, reading) = one.read("carol");
+    first.has(&["1"]).await;
+    let (second, _reading) = two.read("carol");
+    let alien = Alien::connect(&cluster.url).await;
+    eventually("both consume", || async { alien.consumers_of(&cluster.mailbox("carol")).await == Some(2) }).await;
+
+    wire.deafen();
+    for text in ["2", "3"] {
+        assert_eq!(two.write(Target::User(user("carol")), text).await, Ok(()));
+    }
+    drop(reading);
+    for text in ["4", "5"] {
+        assert_eq!(two.write(Target::User(user("carol")), text).await, Ok(()));
+    }
+    second.has(&["1", "2", "3", "4", "5"]).await;
+    assert_eq!(first.texts(), ["1"]);
+    wire.forward();
 }

@@ -17,8 +17,8 @@ use crate::support::eventually;
 use crate::support::instance::{Instance, config};
 use crate::support::load::{Recorder, Talker};
 
-/// Connections of an instance: publishing, consuming, reading mailboxes, errands to them, and the entrance for programs.
-const LINKS: usize = 5;
+/// Connections of an instance without users: publishing, consuming, errands to mailboxes, and the entrance for programs.
+const LINKS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_go_on_by_another_node_when_theirs_is_killed() {

@@ -72,6 +72,7 @@ use publisher::{Publisher, Surroundings};
 const HOLD_TIMEOUTS: u32 = 3;
 
 /// What the broker link needs to know.
+#[derive(Clone)]
 pub struct Settings {
     /// At least one; tried in turn.
     pub endpoints: Vec<Endpoint>,

@@ -172,10 +172,18 @@ impl Alien {
 
     /// How many messages wait in a queue, if it stands. For RabbitMQ that is a use of it.
     pub async fn waiting(&self, queue: &str) -> Option<u32> {
+        self.seen(queue).await.map(|queue| queue.message_count())
+    }
+
+    /// How many consume from a queue, if it stands: of a single active consumer's queue, those that wait as well.
+    pub async fn consumers_of(&self, queue: &str) -> Option<u32> {
+        self.seen(queue).await.map(|queue| queue.consumer_count())
+    }
+
+    async fn seen(&self, queue: &str) -> Option<lapin::Queue> {
         let channel = self.connection.create_channel().await.expect("a channel");
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
-        declared.ok().map(|queue| queue.message_count())
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()
     }
 
     pub async fn delete_queue(&self, queue: &str) {

@@ -1,0 +1,282 @@
+//! A connection over which mailboxes are read, each through a channel of its own. Nothing is published here: while RabbitMQ is
+//! short of memory or disk it reads nothing from who publishes, and acknowledgements must not wait for that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use deadpool_lapin::Object;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, ErrorKind, Event};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{Asked, pause};
+use crate::broker::rabbitmq::connection::{Endpoints, discard};
+use crate::broker::rabbitmq::envelope;
+use crate::broker::rabbitmq::link::{Trouble, is_of_one_channel};
+use crate::broker::rabbitmq::poison;
+use crate::broker::rabbitmq::topology::{Names, is_code};
+use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxName, Reader};
+use crate::message::{Message, MessageId, now_unix_ms};
+use crate::metrics::Dropped;
+use crate::user::UserName;
+
+/// Readings that begin at a time: others wait, so that acknowledgements do not.
+const BEGINNING_MAX: usize = 64;
+
+/// What a line is told.
+pub enum Order {
+    Begin(u64, UserName, Arc<dyn Reader>),
+    End(u64),
+}
+
+/// What all lines work with.
+pub struct Settings {
+    pub broker: super::Settings,
+    pub names: Names,
+    /// Who is told that mailboxes are gone.
+    pub asked: mpsc::UnboundedSender<Asked>,
+}
+
+/// A new line. It ends when what it is told by is dropped.
+pub fn begin(settings: Arc<Settings>) -> mpsc::UnboundedSender<Order> {
+    let (orders, orders_out) = mpsc::unbounded_channel();
+    let endpoints = Endpoints::new(&settings.broker, "mailboxes");
+    let line = Line { endpoints, settings, orders: orders_out, readings: HashMap::new(), unreadable: 0 };
+    tokio::spawn(line.run());
+    orders
+}
+
+struct Line {
+    endpoints: Endpoints,
+    settings: Arc<Settings>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// Whatever becomes of the connection.
+    readings: HashMap<u64, OneReading>,
+    /// How many of the last connections broke over what came.
+    unreadable: u32,
+}
+
+/// A mailbox that is read.
+#[derive(Clone)]
+struct OneReading {
+    user: UserName,
+    reader: Arc<dyn Reader>,
+}
+
+/// Why a reading has ended.
+enum Over {
+    Asked,
+    Gone,
+    Unreadable,
+    NoRoom,
+}
+
+type UnderWay = FuturesUnordered<BoxFuture<'static, (u64, Result<Over, lapin::Error>)>>;
+
+/// The readings over one connection. Dropped, an entry ends its reading.
+struct Open {
+    connection: Arc<Object>,
+    beginning: Arc<Semaphore>,
+    under_way: UnderWay,
+    ends: HashMap<u64, oneshot::Sender<()>>,
+}
+
+impl Line {
+    async fn run(mut self) {
+        loop {
+            let connected = tokio::select! {
+                connected = self.endpoints.connect() => connected,
+                () = take_orders(&mut self.orders, &mut self.readings) => return,
+            };
+            let trouble = match connected {
+                Ok(connection) => {
+                    let connection = Arc::new(connection);
+                    let trouble = self.serve(connection.clone()).await;
+                    if let Some(connection) = Arc::into_inner(connection) {
+                        discard(connection).await;
+                    }
+                    match trouble {
+                        Some(trouble) => trouble,
+                        None => return,
+                    }
+                }
+                Err(trouble) => trouble,
+            };
+            log::debug!("a connection for mailboxes is lost: {trouble}");
+            self.unreadable = if trouble.is_unreadable() { self.unreadable + 1 } else { 0 };
+            if self.unreadable >= poison::SUSPICIOUS_AFTER {
+                self.remove_poison().await;
+            }
+            tokio::select! {
+                () = pause() => {}
+                () = take_orders(&mut self.orders, &mut self.readings) => return,
+            }
+        }
+    }
+
+    /// Something in somebody's mailbox ends every connection over which it comes, and keeps everybody's letters.
+    async fn remove_poison(&mut self) {
+        let users = self.readings.values().map(|one| one.user.clone());
+        let queues = users.map(|user| self.settings.names.mailbox(&MailboxName::of_user(user))).collect();
+        let metrics = &self.settings.broker.metrics;
+        poison::remove(&mut self.endpoints, queues, LETTERS_UNACKNOWLEDGED_MAX, metrics).await;
+    }
+
+    /// Reads over one connection until that is lost. Nothing if the line is of no more use.
+    async fn serve(&mut self, connection: Arc<Object>) -> Option<Trouble> {
+        let mut events = std::pin::pin!(connection.events_listener());
+        let beginning = Arc::new(Semaphore::new(BEGINNING_MAX));
+        let mut open = Open { connection, beginning, under_way: UnderWay::new(), ends: HashMap::new() };
+        self.readings.iter().for_each(|(number, one)| open.begin(*number, one, &self.settings));
+        loop {
+            tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    Some(Event::Error(error)) if !is_of_one_channel(&error) => return Some(error.into()),
+                    Some(_) => {}
+                    None => return Some(Trouble::passing("the connection ended")),
+                },
+                Some((number, over)) = open.under_way.next(), if !open.under_way.is_empty() => match over {
+                    Ok(over) => {
+                        open.ends.remove(&number);
+                        self.over(number, over);
+                    }
+                    Err(error) => return Some(error.into()),
+                },
+                order = self.orders.recv() => match order? {
+                    Order::Begin(number, user, reader) => {
+                        let one = OneReading { user, reader };
+                        open.begin(number, &one, &self.settings);
+                        self.readings.insert(number, one);
+                    }
+                    Order::End(number) => {
+                        self.readings.remove(&number);
+                        open.ends.remove(&number);
+                    }
+                },
+            }
+        }
+    }
+
+    fn over(&mut self, number: u64, over: Over) {
+        let told = match over {
+            Over::Asked => return,
+            Over::Gone => Asked::Gone(number),
+            Over::Unreadable => Asked::Unreadable(number),
+            Over::NoRoom => Asked::NoRoom(number),
+        };
+        // Whoever has ended it meanwhile does not wait to hear that.
+        if self.readings.remove(&number).is_some() {
+            let _ = self.settings.asked.send(told);
+        }
+    }
+}
+
+/// Takes note of what is ordered while there is no connection. Ready when the line is of no more use.
+async fn take_orders(orders: &mut mpsc::UnboundedReceiver<Order>, readings: &mut HashMap<u64, OneReading>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Begin(number, user, reader) => drop(readings.insert(number, OneReading { user, reader })),
+            Order::End(number) => drop(readings.remove(&number)),
+        }
+    }
+}
+
+impl Open {
+    fn begin(&mut self, number: u64, one: &OneReading, settings: &Arc<Settings>) {
+        let (end, is_ended) = oneshot::channel();
+        self.ends.insert(number, end);
+        let (connection, beginning) = (self.connection.clone(), self.beginning.clone());
+        let (one, settings) = (one.clone(), settings.clone());
+        self.under_way.push(Box::pin(async move {
+            let reading = async {
+                let (channel, mail) = {
+                    // It is never closed.
+                    let _turn = beginning.acquire().await;
+                    consume(&connection, settings.names.mailbox(&MailboxName::of_user(one.user.clone()))).await?
+                };
+                read(&channel, mail, &one, &settings, is_ended).await
+            };
+            (number, over(reading.await))
+        }));
+    }
+}
+
+async fn consume(connection: &Object, mailbox: ShortString) -> Result<(Channel, lapin::Consumer), lapin::Error> {
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
+    let mail = channel.basic_consume(mailbox, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+    Ok((channel, mail))
+}
+
+/// Hands over what comes, and acknowledges, until the reading is ended or the mailbox is gone. What is not acknowledged by
+/// then goes back with the channel.
+async fn read(
+    channel: &Channel,
+    mut mail: lapin::Consumer,
+    one: &OneReading,
+    settings: &Settings,
+    mut is_ended: oneshot::Receiver<()>,
+) -> Result<Over, lapin::Error> {
+    // What is acknowledged after the channel is gone reaches nobody, and comes again.
+    let (acknowledge, mut acknowledged) = mpsc::unbounded_channel();
+    let over = loop {
+        tokio::select! {
+            biased;
+            Some(tag) = acknowledged.recv() => channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?,
+            _ = &mut is_ended => break Over::Asked,
+            delivery = mail.next() => match delivery.transpose()? {
+                Some(delivery) => {
+                    let tag = delivery.delivery_tag;
+                    match opened(delivery, &one.user, settings) {
+                        Some(message) => {
+                            let acknowledge = acknowledge.clone();
+                            one.reader.take(Letter::new(message, move || {
+                                let _ = acknowledge.send(tag);
+                            }));
+                        }
+                        None => channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?,
+                    }
+                }
+                // The broker has ended it.
+                None => break Over::Gone,
+            },
+        }
+    };
+    channel.close(200, "read".into()).await?;
+    Ok(over)
+}
+
+/// What there is to hand over of a delivery.
+fn opened(delivery: Delivery, user: &UserName, settings: &Settings) -> Option<Message> {
+    let fits = delivery.data.len() <= settings.broker.message_bytes_max;
+    if !fits {
+        settings.broker.metrics.dropped(Dropped::Oversized);
+    }
+    let message = envelope::open_letter(delivery, &settings.names, user).filter(|_| fits)?;
+    if message.terms.as_ref().is_some_and(|terms| terms.is_expired(now_unix_ms())) {
+        return None;
+    }
+    let id = message.id.clone().unwrap_or_else(|| MessageId::of_content(message.published_ms, &message.payload));
+    Some(Message { id: Some(id), ..message })
+}
+
+/// What the end of one channel says of its mailbox; any other error is the connection's.
+fn over(ended: Result<Over, lapin::Error>) -> Result<Over, lapin::Error> {
+    match ended {
+        Err(error) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => Ok(Over::NoRoom),
+        // It has gone since it was seen, or the node that it is on: then it looks as if it stood.
+        Err(error) if is_code(&error, 404) => Ok(Over::Unreadable),
+        Err(error) if is_of_one_channel(&error) => {
+            // Without RabbitMQ's text: it names the user.
+            log::warn!("a mailbox cannot be read, and is left alone for some time");
+            Ok(Over::Unreadable)
+        }
+        ended => ended,
+    }
+}
