@@ -9,6 +9,8 @@
 //! queue's leader (seen with 3.10.8, where a queue had been lost by a crash). What such a queue refuses, or nobody is bound to hear, is not published again but
 //! told to its sender.
 
+mod settling;
+
 use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -31,16 +33,17 @@ use super::gate::{Gate, Moved};
 use super::lanes::{Lane, Lanes};
 use super::link::{Side, Trouble, interval, is_of_one_channel};
 use super::mailboxes;
-use super::outstanding::{Outcome, Outstanding, Settled};
+use super::outstanding::Outstanding;
 use super::sequence::Numbers;
 use super::spool::{Entry, Spool};
-use super::to_users::{ToUsers, Verdict};
+use super::to_users::ToUsers;
 use super::topology::{self, Names};
 use crate::broker::{Delivery, MailboxBounds, MailboxName, NotAccepted};
 use crate::instance::Incarnation;
 use crate::message::Target;
 use crate::metrics::BrokerMetrics;
 use crate::place::Partition;
+use settling::refuse;
 
 /// How often each publisher tells how far it is.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
@@ -155,14 +158,6 @@ impl Channels {
         }
         Ok(Channels { instances, backends, users, peers })
     }
-}
-
-/// How the broker refuses a message.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Refused {
-    /// Nobody is bound to receive it.
-    Returned,
-    Nacked,
 }
 
 struct PublishingLink {
@@ -402,72 +397,6 @@ impl PublishingLink {
         self.outstanding.begin(writing, None, Instant::now() + self.timeout);
     }
 
-    /// What the broker has is settled; what it refused is the answer.
-    fn settle(&self, settled: Vec<Settled<Entry>>, spool: &mut Spool) -> Vec<(Entry, Refused)> {
-        let mut refused = Vec::new();
-        for (entry, outcome) in settled {
-            match outcome {
-                Outcome::Confirmed => {
-                    self.metrics.confirmed(u64::from(!entry.message.target.is_between_instances()));
-                    spool.confirm(entry);
-                }
-                Outcome::Returned => {
-                    self.metrics.returned(1);
-                    refused.push((entry, Refused::Returned));
-                }
-                Outcome::Nacked => {
-                    self.metrics.nacked(1);
-                    refused.push((entry, Refused::Nacked));
-                }
-            }
-        }
-        refused
-    }
-
-    /// What instances are to hear is published again, whatever it was refused for.
-    fn settle_to_instances(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
-        for (entry, refused) in self.settle(settled, spool) {
-            if refused == Refused::Returned {
-                self.around.unroutable.notify_one();
-            }
-            self.refused.push(entry);
-        }
-    }
-
-    /// Of what backends are to hear, the sender is told.
-    fn settle_to_backends(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
-        for (entry, refused) in self.settle(settled, spool) {
-            let why = match refused {
-                Refused::Returned => NotAccepted::NoBackend,
-                Refused::Nacked => NotAccepted::QueueFull,
-            };
-            refuse(entry, why);
-        }
-    }
-
-    /// Of what concerns users, the sender is told; but first what found no mailbox is published again, into a new one.
-    fn settle_to_users(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
-        for verdict in self.to_users.settle(settled, &self.metrics) {
-            match verdict {
-                Verdict::Confirmed(entry) => {
-                    self.metrics.confirmed(u64::from(!entry.message.target.is_between_instances()));
-                    spool.confirm(entry);
-                }
-                Verdict::Refused(entry, why) => refuse(entry, why),
-            }
-        }
-    }
-
-    /// Of what one instance was to hear, the sender is told when that is gone.
-    fn settle_to_peers(&mut self, settled: Vec<Settled<Entry>>, spool: &mut Spool) {
-        for (entry, refused) in self.settle(settled, spool) {
-            refuse(
-                entry,
-                if refused == Refused::Returned { NotAccepted::NoInstance } else { NotAccepted::Unconfirmed },
-            );
-        }
-    }
-
     /// Publishes what waited for these mailboxes; before it goes word of them, so that whoever hears of none is told of
     /// nothing that stands in it.
     fn publish_aside(&mut self, channels: &Channels, made: &HashSet<MailboxName>, spool: &mut Spool) {
@@ -506,33 +435,6 @@ impl PublishingLink {
         }
         Ok(())
     }
-
-    /// The next of those that are waited for no longer, though others are confirmed.
-    fn late(&mut self) -> Option<Entry> {
-        let late = self.to_backends.give_up_late().or_else(|| self.to_users.outstanding.give_up_late());
-        late.or_else(|| self.to_peers.give_up_late())
-    }
-
-    /// A confirm that does not come means a dead link, unless the broker has said that it reads nothing for now; or, if
-    /// others come, a queue of the backends' that cannot take anything.
-    fn check_deadlines(&mut self) -> Result<(), Trouble> {
-        if self.blocked {
-            return Ok(());
-        }
-        if self.outstanding.is_late() {
-            return Err(Trouble::passing(format!("no confirm within {} ms", self.timeout.as_millis())));
-        }
-        while let Some(entry) = self.late() {
-            entry.refuse(NotAccepted::Unconfirmed);
-        }
-        Ok(())
-    }
-}
-
-/// Tells a sender why backends do not have its message; or, if they may have it from an earlier time, that nobody knows.
-fn refuse(entry: Entry, why: NotAccepted) {
-    let is_first_time = entry.handed_over <= 1;
-    entry.refuse(if is_first_time { why } else { NotAccepted::Unconfirmed });
 }
 
 /// Off only in a build that is to be caught losing messages, which it calls accepted.

@@ -22,8 +22,7 @@ pub enum Addressee {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Unanswered,
-    /// When so many had been written by all.
-    Accepted(usize),
+    Accepted,
     /// It was refused, or its writer's session ended first: it may come or not.
     Told,
 }
@@ -69,7 +68,7 @@ pub struct MailSums {
     pub lost: u64,
     /// Messages that came again to the same user. They may.
     pub repeated: u64,
-    /// Messages that a user saw for the first time behind one that the same writer wrote when they had been accepted.
+    /// Accepted messages that a user saw for the first time behind a later one of the same writer.
     pub reordered: u64,
     /// Messages that came to somebody else.
     pub unwanted: u64,
@@ -116,8 +115,7 @@ impl Mail {
 
     /// It is kept.
     pub fn accept(&self, letter: usize) {
-        let written = lock(&self.letters).len();
-        self.settle(letter, Fate::Accepted(written));
+        self.settle(letter, Fate::Accepted);
     }
 
     /// It was refused, or nobody will know.
@@ -179,8 +177,8 @@ impl Mail {
 
     pub fn sums(&self) -> MailSums {
         let letters = lock(&self.letters);
-        let accepted = letters.iter().filter(|letter| matches!(letter.fate, Fate::Accepted(_))).count() as u64;
-        let told = letters.len() as u64 - accepted;
+        let count = |fate| letters.iter().filter(|letter| letter.fate == fate).count() as u64;
+        let (accepted, told) = (count(Fate::Accepted), count(Fate::Told) + count(Fate::Unanswered));
         let seen = self.users.iter().map(|seen| lock(seen).in_turn.len() as u64).sum();
         let one_device = self.users.iter().zip(&self.has_one_device).filter(|(_, has_one)| **has_one);
         let reordered = one_device.map(|(seen, _)| reordered(&lock(seen).in_turn, &letters)).sum();
@@ -189,7 +187,7 @@ impl Mail {
             accepted,
             told,
             seen,
-            lost: self.count_unseen(|fate| matches!(fate, Fate::Accepted(_))),
+            lost: self.count_unseen(|fate| fate == Fate::Accepted),
             repeated: self.repeated.load(Relaxed),
             reordered,
             unwanted: self.unwanted.load(Relaxed),
@@ -198,15 +196,13 @@ impl Mail {
     }
 }
 
-/// How many of them came behind one that the same writer wrote only when they had been accepted: that is the order that is
-/// promised. What was not accepted has no place in it.
+/// How many of them came behind a later one of the same writer. What was not accepted has no place in the order.
 fn reordered(in_turn: &[usize], letters: &[Letter]) -> u64 {
     let mut newest = std::collections::HashMap::new();
     let mut count = 0;
-    for letter in in_turn {
-        let Fate::Accepted(written) = letters[*letter].fate else { continue };
+    for letter in in_turn.iter().filter(|letter| letters[**letter].fate == Fate::Accepted) {
         let last = newest.entry(letters[*letter].writer).or_insert(*letter);
-        count += u64::from(written <= *last);
+        count += u64::from(letter < last);
         *last = *letter.max(last);
     }
     count
@@ -257,16 +253,13 @@ mod tests {
     #[test]
     fn order_is_that_of_one_writer_and_of_what_was_accepted() {
         let mail = Mail::new(&[1, 2]);
-        let mut texts = Vec::new();
-        // The second is not accepted, the third and fourth are written side by side, the fifth is another writer's.
-        for (writer, accepted) in [(0, &[0][..]), (0, &[]), (0, &[]), (0, &[2, 3]), (1, &[4])] {
-            texts.push(mail.write(writer, Addressee::Group).1);
-            accepted.iter().for_each(|letter| mail.accept(*letter));
-        }
+        let own = written(&mail, &[Addressee::Group; 3]);
+        let (_, other) = mail.write(1, Addressee::Group);
+        (0..4).filter(|letter| *letter != 1).for_each(|letter| mail.accept(letter));
         for user in [0, 1] {
-            [4, 3, 2, 1, 0].into_iter().for_each(|letter| mail.see(user, &texts[letter]));
+            [&other, &own[2], &own[1], &own[0]].into_iter().for_each(|text| mail.see(user, text));
         }
-        assert_eq!(mail.sums().reordered, 1, "the first alone; and two devices have no order");
+        assert_eq!(mail.sums().reordered, 1, "the second was not accepted, and two devices have no order");
     }
 
     #[test]

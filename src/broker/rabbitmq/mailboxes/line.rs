@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_lapin::Object;
 use futures_util::StreamExt;
@@ -13,6 +14,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ErrorKind, Event};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::sleep;
 
 use super::{Asked, pause};
 use crate::broker::rabbitmq::connection::{Endpoints, discard};
@@ -24,6 +26,17 @@ use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxName, Reader};
 use crate::message::{Message, MessageId, now_unix_ms};
 use crate::metrics::Dropped;
 use crate::user::UserName;
+
+/// Pauses before a mailbox that was seen and cannot be found is tried again: after a crash RabbitMQ lets us in before all
+/// queues are back (seen with 3.10.8: "home node is down or inaccessible").
+const ABSENT_PAUSES: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
 
 /// Readings that begin at a time: others wait, so that acknowledgements do not.
 const BEGINNING_MAX: usize = 64;
@@ -195,10 +208,21 @@ impl Open {
         let (one, settings) = (one.clone(), settings.clone());
         self.under_way.push(Box::pin(async move {
             let reading = async {
-                let (channel, mail) = {
-                    // It is never closed.
-                    let _turn = beginning.acquire().await;
-                    consume(&connection, settings.names.mailbox(&MailboxName::of_user(one.user.clone()))).await?
+                let mailbox = settings.names.mailbox(&MailboxName::of_user(one.user.clone()));
+                let mut is_ended = is_ended;
+                let mut pauses = ABSENT_PAUSES.into_iter();
+                let (channel, mail) = loop {
+                    let begun = {
+                        // It is never closed.
+                        let _turn = beginning.acquire().await;
+                        consume(&connection, mailbox.clone()).await
+                    };
+                    let is_absent = begun.as_ref().is_err_and(|error| is_code(error, 404));
+                    let Some(pause) = pauses.next().filter(|_| is_absent) else { break begun? };
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        _ = &mut is_ended => return Ok(Over::Asked),
+                    }
                 };
                 read(&channel, mail, &one, &settings, is_ended).await
             };
@@ -270,8 +294,7 @@ fn opened(delivery: Delivery, user: &UserName, settings: &Settings) -> Option<Me
 fn over(ended: Result<Over, lapin::Error>) -> Result<Over, lapin::Error> {
     match ended {
         Err(error) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => Ok(Over::NoRoom),
-        // It has gone since it was seen, or the node that it is on: then it looks as if it stood.
-        Err(error) if is_code(&error, 404) => Ok(Over::Unreadable),
+        Err(error) if is_code(&error, 404) => Ok(Over::Gone),
         Err(error) if is_of_one_channel(&error) => {
             // Without RabbitMQ's text: it names the user.
             log::warn!("a mailbox cannot be read, and is left alone for some time");
