@@ -394,3 +394,16 @@ async fn what_is_on_its_way_to_who_goes_comes_first_to_who_is_next() {
     assert_eq!(first.texts(), ["1"]);
     wire.forward();
 }
+
+/// RabbitMQ closes a channel each time, and lapin keeps its number: there are 2,047.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_in_vain_any_number_of_times_costs_nobody_a_mailbox() {
+    let place = Place::RabbitMq(Cluster::shared());
+    let post = place.open().await;
+    for _ in 0..2_200 {
+        assert_eq!(post.take("alice", |_| true).await, [""; 0]);
+    }
+    assert_eq!(post.write(Target::User(user("carol")), "1").await, Ok(()));
+    assert_eq!(post.take("carol", |_| true).await, ["1"]);
+    post.mailboxes.join(user("bob"), group("class")).await.expect("joined");
+}

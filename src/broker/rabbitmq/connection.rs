@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_rs::Runtime;
 use deadpool_lapin::{Manager, Object, Pool, PoolError};
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{ConnectionProperties, Error};
+use lapin::{Channel, Connection, ConnectionProperties, Error};
 
 use super::Settings;
-use super::link::Trouble;
+use super::link::{Trouble, is_of_one_channel};
 use super::transport::{Attempt, Kit, Tls};
 
 /// Time for one endpoint to let us in: TCP, TLS and the AMQP handshake. Its `connection_timeout` (in ms) replaces it.
@@ -185,6 +185,21 @@ impl Abandon<'_> {
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         self.0.abandon();
+    }
+}
+
+/// Channels that the broker may have closed before a connection is renewed: their numbers are used up (see [`open_channel`]),
+/// and of 2,047 (`channel_max`) the rest is for use.
+pub const CLOSED_CHANNELS_MAX: usize = 500;
+
+/// A new channel. lapin (4.12.3) keeps the number of a channel that the broker has closed, and when it is that number's turn
+/// again answers with the old error: then the next one is tried, for as long as there are any.
+pub async fn open_channel(connection: &Connection) -> Result<Channel, Error> {
+    loop {
+        match connection.create_channel().await {
+            Err(error) if is_of_one_channel(&error) => {}
+            opened => return opened,
+        }
     }
 }
 

@@ -5,9 +5,10 @@
 
 use deadpool_lapin::Object;
 use futures_util::StreamExt;
-use lapin::Event;
-use lapin::options::BasicGetOptions;
+use lapin::message::Delivery;
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
+use lapin::{Channel, Event};
 
 use super::connection::{Endpoints, discard};
 use super::link::{Trouble, is_of_one_channel};
@@ -107,8 +108,22 @@ async fn look(
             Err(error) => return Err(error),
         }
     }
-    if removes == IsRemoved::TheNext {
-        get(true).await?;
+    if removes == IsRemoved::TheNext
+        && let Some(readable) = get(true).await?
+    {
+        // Somebody reads there meanwhile, and what we look for has moved.
+        put_back(&channel, queue, readable.delivery).await?;
     }
     channel.close(200, "looked".into()).await
+}
+
+/// Behind all else: a letter out of its turn is better than none.
+async fn put_back(channel: &Channel, queue: &ShortString, message: Delivery) -> Result<(), lapin::Error> {
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let options = BasicPublishOptions::default();
+    let publishing = channel.basic_publish("".into(), queue.clone(), options, &message.data, message.properties);
+    if publishing.await?.await?.is_nack() {
+        log::error!("a message was lost in the search for one that cannot be read");
+    }
+    Ok(())
 }

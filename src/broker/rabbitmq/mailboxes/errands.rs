@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Asked, Change, making, pause};
-use crate::broker::rabbitmq::connection::{Endpoints, discard};
+use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, discard};
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::link::{Trouble, interval, is_of_one_channel};
 use crate::broker::rabbitmq::outstanding::{Outcome, Outstanding, Published};
@@ -90,6 +90,8 @@ struct UnderWay {
     others: FuturesUnordered<BoxFuture<'static, ()>>,
     /// The broker reads nothing from us.
     is_blocked: bool,
+    /// How many the broker has closed: whoever asks in vain for what waits in a mailbox costs one.
+    closed_channels: usize,
 }
 
 impl Errands {
@@ -142,7 +144,12 @@ impl Errands {
     ) -> Trouble {
         let mut patrol = interval(LOOK_TIMEOUT / 4);
         loop {
-            while under_way.has_room()
+            let is_worn = under_way.closed_channels > CLOSED_CHANNELS_MAX;
+            if is_worn && under_way.looks.is_empty() && under_way.others.is_empty() {
+                return Trouble::passing("the numbers of its channels are used up");
+            }
+            while !is_worn
+                && under_way.has_room()
                 && let Some(errand) = self.waiting.pop_front()
             {
                 under_way.begin_one(errand, &self.names, self.bounds);
@@ -156,6 +163,7 @@ impl Errands {
                         under_way.looks.postpone(Instant::now() + LOOK_TIMEOUT);
                     }
                     Some(Event::Error(error)) if !is_of_one_channel(&error) => return error.into(),
+                    Some(Event::Error(_)) => under_way.closed_channels += 1,
                     Some(_) => {}
                     None => return Trouble::passing("the connection ended"),
                 },
@@ -188,7 +196,7 @@ impl UnderWay {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         declare_cluster(&channel, names).await?;
         let (looks, others) = (Outstanding::default(), FuturesUnordered::new());
-        Ok(UnderWay { connection, channel, looks, others, is_blocked: false })
+        Ok(UnderWay { connection, channel, looks, others, is_blocked: false, closed_channels: 0 })
     }
 
     fn has_room(&self) -> bool {

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_lapin::Object;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ErrorKind, Event};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Asked, pause};
-use crate::broker::rabbitmq::connection::{Endpoints, discard};
+use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, discard, open_channel};
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::link::{Trouble, is_of_one_channel};
 use crate::broker::rabbitmq::poison;
@@ -38,6 +38,9 @@ const ABSENT_PAUSES: [Duration; 6] = [
     Duration::from_secs(8),
 ];
 
+/// Time to close a connection in good order.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
+
 /// Readings that begin at a time: others wait, so that acknowledgements do not.
 const BEGINNING_MAX: usize = 64;
 
@@ -51,7 +54,7 @@ pub enum Order {
 pub struct Settings {
     pub broker: super::Settings,
     pub names: Names,
-    /// Who is told that mailboxes are gone.
+    /// Who is told of readings that ended by themselves.
     pub asked: mpsc::UnboundedSender<Asked>,
 }
 
@@ -91,11 +94,12 @@ enum Over {
 
 type UnderWay = FuturesUnordered<BoxFuture<'static, (u64, Result<Over, lapin::Error>)>>;
 
-/// The readings over one connection. Dropped, an entry ends its reading.
+/// The readings over one connection.
 struct Open {
     connection: Arc<Object>,
     beginning: Arc<Semaphore>,
     under_way: UnderWay,
+    /// Dropped, each ends its reading.
     ends: HashMap<u64, oneshot::Sender<()>>,
 }
 
@@ -146,11 +150,26 @@ impl Line {
         let beginning = Arc::new(Semaphore::new(BEGINNING_MAX));
         let mut open = Open { connection, beginning, under_way: UnderWay::new(), ends: HashMap::new() };
         self.readings.iter().for_each(|(number, one)| open.begin(*number, one, &self.settings));
+        let trouble = self.work(&mut open, &mut events).await;
+        // Before the readings are dropped: lapin would cancel their consumers, and newer letters pass what these hold.
+        let closing = open.connection.close(200, "done".into());
+        let _: Result<Result<(), lapin::Error>, _> = timeout(CLOSING_MAX, closing).await;
+        trouble
+    }
+
+    async fn work(&mut self, open: &mut Open, events: &mut (impl Stream<Item = Event> + Unpin)) -> Option<Trouble> {
+        let mut closed_channels = 0;
         loop {
             tokio::select! {
                 biased;
                 event = events.next() => match event {
                     Some(Event::Error(error)) if !is_of_one_channel(&error) => return Some(error.into()),
+                    Some(Event::Error(_)) => {
+                        closed_channels += 1;
+                        if closed_channels > CLOSED_CHANNELS_MAX {
+                            return Some(Trouble::passing("the numbers of its channels are used up"));
+                        }
+                    }
                     Some(_) => {}
                     None => return Some(Trouble::passing("the connection ended")),
                 },
@@ -213,8 +232,11 @@ impl Open {
                 let mut pauses = ABSENT_PAUSES.into_iter();
                 let (channel, mail) = loop {
                     let begun = {
-                        // It is never closed.
-                        let _turn = beginning.acquire().await;
+                        let _turn = tokio::select! {
+                            biased;
+                            _ = &mut is_ended => return Ok(Over::Asked),
+                            turn = beginning.acquire() => turn,
+                        };
                         consume(&connection, mailbox.clone()).await
                     };
                     let is_absent = begun.as_ref().is_err_and(|error| is_code(error, 404));
@@ -232,7 +254,7 @@ impl Open {
 }
 
 async fn consume(connection: &Object, mailbox: ShortString) -> Result<(Channel, lapin::Consumer), lapin::Error> {
-    let channel = connection.create_channel().await?;
+    let channel = open_channel(connection).await?;
     channel.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
     let mail = channel.basic_consume(mailbox, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
     Ok((channel, mail))
@@ -295,6 +317,10 @@ fn over(ended: Result<Over, lapin::Error>) -> Result<Over, lapin::Error> {
     match ended {
         Err(error) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => Ok(Over::NoRoom),
         Err(error) if is_code(&error, 404) => Ok(Over::Gone),
+        // The broker closed it while something was on its way there; if the connection is gone, that tells of itself.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidChannel(_)) => {
+            Ok(Over::Gone)
+        }
         Err(error) if is_of_one_channel(&error) => {
             // Without RabbitMQ's text: it names the user.
             log::warn!("a mailbox cannot be read, and is left alone for some time");

@@ -11,6 +11,7 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, Queu
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::Change;
+use crate::broker::rabbitmq::connection::open_channel;
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::topology::{Names, is_code};
 use crate::broker::{MailboxBounds, MailboxName, Wanted};
@@ -32,7 +33,7 @@ pub async fn make_all(
 ) -> Result<HashSet<MailboxName>, lapin::Error> {
     let mut made = HashSet::new();
     for some in mailboxes.chunks(AT_A_TIME) {
-        let channel = connection.create_channel().await?;
+        let channel = open_channel(connection).await?;
         let all = join_all(some.iter().map(|name| declare(&channel, names, bounds, name))).await;
         if all.iter().all(Result::is_ok) {
             made.extend(some.iter().cloned());
@@ -56,13 +57,13 @@ async fn make(
     bounds: MailboxBounds,
     mailbox: &MailboxName,
 ) -> Result<Result<(), lapin::Error>, lapin::Error> {
-    let channel = connection.create_channel().await?;
+    let channel = open_channel(connection).await?;
     match declare(&channel, names, bounds, mailbox).await {
         Ok(()) => Ok(Ok(channel.close(200, "made".into()).await?)),
         // It may stand with other bounds, those of an earlier configuration or of an operator; or there are as many queues as
         // the virtual host may have.
         Err(error) if is_code(&error, 406) => {
-            let channel = connection.create_channel().await?;
+            let channel = open_channel(connection).await?;
             let options = QueueDeclareOptions { passive: true, ..Default::default() };
             match channel.queue_declare(names.mailbox(mailbox), options, FieldTable::default()).await {
                 Ok(_) => Ok(Ok(channel.close(200, "seen".into()).await?)),
@@ -121,11 +122,11 @@ pub async fn change(
     let mailbox = MailboxName::of_user(change.user.clone());
     let (queue, key) = (names.mailbox(&mailbox), ShortString::from(change.group.as_str()));
     if !change.joins {
-        let channel = connection.create_channel().await?;
+        let channel = open_channel(connection).await?;
         return channel.queue_unbind(queue, names.groups.clone(), key, FieldTable::default()).await;
     }
     make(connection, names, bounds, &mailbox).await??;
-    let channel = connection.create_channel().await?;
+    let channel = open_channel(connection).await?;
     let options = QueueBindOptions::default();
     channel.queue_bind(queue, names.groups.clone(), key, options, FieldTable::default()).await?;
     tell(&channel, names, &change.user).await?;
@@ -142,7 +143,7 @@ pub async fn take(
     wanted: &Wanted,
     is_awaited: impl Fn() -> bool,
 ) -> Result<Vec<Message>, lapin::Error> {
-    let channel = connection.create_channel().await?;
+    let channel = open_channel(connection).await?;
     channel.tx_select().await?;
     let began = Instant::now();
     let (mut taken, mut tags) = (Vec::new(), Vec::new());

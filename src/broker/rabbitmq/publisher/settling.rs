@@ -104,7 +104,7 @@ impl PublishingLink {
     }
 }
 
-/// Tells a sender why backends do not have its message; or, if they may have it from an earlier time, that nobody knows.
+/// Tells a sender why its message is nowhere; or, if it may be somewhere from an earlier time, that nobody knows.
 pub fn refuse(entry: Entry, why: NotAccepted) {
     let is_first_time = entry.handed_over <= 1;
     entry.refuse(if is_first_time { why } else { NotAccepted::Unconfirmed });
