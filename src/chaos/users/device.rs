@@ -18,6 +18,9 @@ use crate::chaos::session::Orders;
 const STAY_MAX: Duration = Duration::from_secs(4);
 const ABSENCE_MAX: Duration = Duration::from_secs(2);
 
+/// How long a session hears nothing before it goes without a word, at most: what is sent to it meanwhile nobody sees.
+const DEAF_MAX: Duration = Duration::from_secs(1);
+
 /// Time for the server to answer a good-bye.
 const GOOD_BYE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -90,6 +93,8 @@ impl Device {
             }
         }
         if fastrand::bool() {
+            // As by a phone in a tunnel.
+            sleep(DEAF_MAX.mul_f64(fastrand::f64())).await;
             return Ok(());
         }
         client.send(|out| wire::encode(wire::CLOSE, &1000_u16.to_be_bytes(), out))?;
