@@ -260,7 +260,8 @@ async fn a_session_in_json_goes_on_by_another_token() {
     client.refused(json!({"type": "subscribe", "topics": ["parcels"]}), 109).await;
     // A session that was opened with the same token, and not renewed, has ended.
     let mut other =
-        Client::connect_as(instance.address, "/message", &token_of("alice", &json!({"exp": now_s() + SOON_S + 1}))).await;
+        Client::connect_as(instance.address, "/message", &token_of("alice", &json!({"exp": now_s() + SOON_S + 1})))
+            .await;
     other.is_closed_with(4004).await;
     client.client.is_open().await;
 }

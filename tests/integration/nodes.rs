@@ -9,16 +9,22 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
 use warren::broker::Delivery;
 use warren::config::Config;
 
 use crate::support::broker::{Alien, Cluster, PrivateNode, ThreeNodes};
 use crate::support::eventually;
+use crate::support::identity::{token_of, with_tokens};
 use crate::support::instance::{Instance, config};
+use crate::support::json::JsonClient;
 use crate::support::load::{Recorder, Talker};
+use crate::support::post::{JSON, post};
+use crate::support::process::Directory;
 
-/// Connections of an instance without users: publishing, consuming, errands to mailboxes, and the entrance for programs.
-const LINKS: usize = 4;
+/// Connections of an instance without users, by the ends of their names. The entrance for programs is not among them: its
+/// queue is on one of the nodes, and away with that.
+const LINKS: [&str; 3] = ["publishing", "consuming", "errands"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_go_on_by_another_node_when_theirs_is_killed() {
@@ -46,7 +52,7 @@ async fn instances_go_on_by_another_node_when_theirs_is_killed() {
         .await;
         join_all(silent.iter().map(Recorder::hears_more)).await;
         cluster.nodes[lost].kill().await;
-        has_links(&cluster.nodes[lost + 1], instances.len() * LINKS).await;
+        has_links(&cluster.nodes[lost + 1], &LINKS, instances.len()).await;
         talks_across(&instances, &silent, &format!("after the loss of node {lost}")).await;
         let said = join_all(talkers.into_iter().map(Talker::leave)).await;
         cluster.nodes[lost].restart().await;
@@ -60,19 +66,32 @@ async fn instances_go_on_by_another_node_when_theirs_is_killed() {
     }
     assert!(silent.iter().all(Recorder::is_connected), "silent sessions stay");
     eventually("all nodes are back", async || cluster.running(2).await.len() == 3).await;
+    eventually("programs are let in again", async || {
+        let queue = format!("{}.users", names.prefix);
+        let rows = cluster.nodes[2].list(&["list_queues", "name", "consumers"]).await;
+        rows.iter().any(|row| row[0] == queue && row[1] == instances.len().to_string())
+    })
+    .await;
     for instance in instances {
         instance.stop().await.expect("stopped in good order");
     }
 }
 
-/// So many links lead to this node.
-async fn has_links(node: &PrivateNode, count: usize) {
+/// So many instances have these links to this node.
+async fn has_links(node: &PrivateNode, links: &[&str], instances: usize) {
     let (_, address) = node.url.rsplit_once(':').expect("a port");
     let port = address.split('/').next().expect("a port");
-    eventually(&format!("{count} links to the node on port {port}"), || async {
-        node.list(&["list_connections", "port"]).await.iter().filter(|row| row[0] == port).count() == count
+    eventually(&format!("{links:?} to the node on port {port}"), || async {
+        let rows = node.list(&["list_connections", "port", "client_properties"]).await;
+        links.iter().all(|link| count_links(&rows, Some(port), link) == instances)
     })
     .await;
+}
+
+fn count_links(rows: &[Vec<String>], port: Option<&str>, link: &str) -> usize {
+    let is_meant =
+        |row: &&Vec<String>| port.is_none_or(|port| row[0] == port) && row[1].contains(&format!(" {link}\""));
+    rows.iter().filter(is_meant).count()
 }
 
 /// A session of each instance says something that the silent ones of all hear. Who speaks before an instance is attached
@@ -216,4 +235,39 @@ async fn has_replicas(node: &PrivateNode, stream: &str, count: usize) {
         rows.iter().any(|row| row[0] == stream && row[1].matches("@localhost").count() == count)
     })
     .await;
+}
+
+/// Of a node that hangs only those users notice something whose mailboxes are on it; they have what they missed when it is
+/// back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailbox_on_a_node_that_hangs_keeps_nobody_else_waiting() {
+    let cluster = ThreeNodes::start("hanging-node").await;
+    let names = Cluster::at(cluster.nodes[2].url.clone());
+    let directory = Directory::new("hanging-node");
+    let of_tokens = || with_tokens(&directory);
+    let writer = ("Authorization", format!("Bearer {}", token_of("writer", &json!({"roles": ["send"]}))));
+    let write = async |instance: &Instance, user: &str, text: &str| {
+        let body = json!({"text": text}).to_string();
+        let headers = [JSON, (writer.0, writer.1.as_str())];
+        post(instance.address, &format!("/api/users/{user}/messages"), &headers, body).await.status
+    };
+    // A mailbox is on the node of the instance that made it.
+    for (node, user) in [(0, "alice"), (1, "bob")] {
+        let instance = Instance::start(names.configure_through(&[&cluster.nodes[node].url], of_tokens())).await;
+        instance.ready().await;
+        assert_eq!(write(&instance, user, "missed").await, 200);
+        instance.stop().await.expect("stopped in good order");
+    }
+    let instance = Instance::start(names.configure_through(&[&cluster.nodes[1].url], of_tokens())).await;
+    instance.ready().await;
+    let enter = async |user: &str| JsonClient::connect_with(instance.address, &[&token_of(user, &json!({}))]).await;
+
+    cluster.nodes[0].pause().await;
+    let mut alice = enter("alice").await;
+    let mut bob = enter("bob").await;
+    assert_eq!(bob.message().await["text"], "missed");
+    assert_eq!(write(&instance, "bob", "live").await, 200);
+    assert_eq!(bob.message().await["text"], "live");
+    cluster.nodes[0].resume().await;
+    assert_eq!(alice.message().await["text"], "missed");
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_rs::Runtime;
@@ -200,6 +201,13 @@ pub async fn open_channel(connection: &Connection) -> Result<Channel, Error> {
             Err(error) if is_of_one_channel(&error) => {}
             opened => return opened,
         }
+    }
+}
+
+/// Closes a connection that is of no more use, and that nobody else holds any more.
+pub async fn release(connection: Arc<Object>) {
+    if let Some(connection) = Arc::into_inner(connection) {
+        discard(connection).await;
     }
 }
 

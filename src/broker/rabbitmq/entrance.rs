@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::connection::{Endpoints, discard};
 use super::envelope;
-use super::link::Trouble;
+use super::link::{Complaints, Trouble};
 use super::poison;
 use super::spool;
 use super::topology::Names;
@@ -73,7 +73,7 @@ impl Settle for Told {
 impl Entrance {
     /// Takes what comes, whatever becomes of connections, until it is dropped.
     pub async fn run(self, mut endpoints: Endpoints) {
-        let mut unreadable = 0;
+        let (mut unreadable, mut complaints) = (0, Complaints::of("the connection of the entrance for users"));
         loop {
             let trouble = match endpoints.connect().await {
                 Ok(connection) => {
@@ -84,7 +84,7 @@ impl Entrance {
                 Err(trouble) => Some(trouble),
             };
             let Some(trouble) = trouble else { continue };
-            log::debug!("the connection of the entrance for users is lost: {trouble}");
+            complaints.about(&trouble);
             unreadable = if trouble.is_unreadable() { unreadable + 1 } else { 0 };
             if unreadable >= poison::SUSPICIOUS_AFTER {
                 poison::remove(&mut endpoints, vec![self.names.users.clone()], PREFETCH, &self.metrics).await;

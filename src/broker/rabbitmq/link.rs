@@ -91,6 +91,26 @@ pub fn is_of_one_channel(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(amqp) if matches!(amqp.kind(), AMQPErrorKind::Soft(_)))
 }
 
+/// Tells of a connection that no state of the link stands for: at level debug, but once as an error what no retry mends.
+pub struct Complaints {
+    what: &'static str,
+    told: Option<String>,
+}
+
+impl Complaints {
+    pub fn of(what: &'static str) -> Complaints {
+        Complaints { what, told: None }
+    }
+
+    pub fn about(&mut self, trouble: &Trouble) {
+        log::debug!("{} is lost: {trouble}", self.what);
+        if trouble.permanent && self.told.as_ref() != Some(&trouble.reason) {
+            log::error!("{} cannot be had: {trouble}", self.what);
+            self.told = Some(trouble.reason.clone());
+        }
+    }
+}
+
 /// One direction of the link, and how long to wait before it is tried again.
 pub struct Side {
     link: watch::Sender<Link>,

@@ -3,6 +3,8 @@
 //! In a queue that outlives the connection such a message would come again and again, to one instance after the other, and
 //! nothing behind it would ever come. So after some tries it is looked for and thrown away, with nothing else.
 
+use std::time::Duration;
+
 use deadpool_lapin::Object;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -18,30 +20,17 @@ use crate::metrics::{BrokerMetrics, Dropped};
 /// So many connections in a row must have broken over what came: one may have broken over anything.
 pub const SUSPICIOUS_AFTER: u32 = 3;
 
+/// Time to look through one queue: its node may be cut off from ours.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Looks at the first `depth` messages of each of these queues, and removes the first that cannot be parsed of each.
 pub async fn remove(endpoints: &mut Endpoints, queues: Vec<ShortString>, depth: u16, metrics: &BrokerMetrics) {
     let mut queues = queues.into_iter();
-    let mut next = queues.next();
-    while let Some(queue) = next.take() {
+    while queues.len() > 0 {
         let Ok(connection) = endpoints.connect().await else { return };
-        let mut poisoned = None;
-        let mut looking = Some(queue);
-        while let Some(queue) = looking {
-            match readable(&connection, &queue, depth, IsRemoved::No).await {
-                Ok(_) => looking = queues.next(),
-                Err((before, trouble)) if trouble.is_unreadable() => {
-                    poisoned = Some((queue, before));
-                    break;
-                }
-                // Another time.
-                Err((_, trouble)) => {
-                    log::debug!("a queue cannot be searched for what cannot be read: {trouble}");
-                    return discard(connection).await;
-                }
-            }
-        }
+        let poisoned = search(&connection, &mut queues, depth).await;
         discard(connection).await;
-        let Some((queue, before)) = poisoned else { return };
+        let Some((queue, before)) = poisoned else { continue };
         let Ok(connection) = endpoints.connect().await else { return };
         if readable(&connection, &queue, before, IsRemoved::TheNext)
             .await
@@ -51,8 +40,28 @@ pub async fn remove(endpoints: &mut Endpoints, queues: Vec<ShortString>, depth: 
             log::error!("a message that is not UTF-8 in its properties was thrown away");
         }
         discard(connection).await;
-        next = queues.next();
     }
+}
+
+/// Searches one queue after the other until the connection breaks; the one in which something cannot be parsed, and how many
+/// messages are before it.
+async fn search(
+    connection: &Object,
+    queues: &mut impl Iterator<Item = ShortString>,
+    depth: u16,
+) -> Option<(ShortString, u16)> {
+    for queue in queues {
+        match readable(connection, &queue, depth, IsRemoved::No).await {
+            Ok(()) => {}
+            Err((before, trouble)) if trouble.is_unreadable() => return Some((queue, before)),
+            Err((_, trouble)) => {
+                // Another time. The next ones are searched over another connection.
+                log::debug!("a queue cannot be searched for what cannot be read: {trouble}");
+                return None;
+            }
+        }
+    }
+    None
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +95,7 @@ async fn readable(
         biased;
         outcome = look(connection, queue, count, removes, &mut read) => outcome.map_err(Trouble::from),
         trouble = broken => Err(trouble),
+        () = tokio::time::sleep(LOOK_TIMEOUT) => Err(Trouble::passing("no answer")),
     }
     .map_err(|trouble| (read, trouble))
 }

@@ -249,6 +249,15 @@ impl PrivateNode {
         self.command(&["stop"]).await;
     }
 
+    /// SIGSTOP: it answers nothing, and no connection ends.
+    pub async fn pause(&self) {
+        self.command(&["pause"]).await;
+    }
+
+    pub async fn resume(&self) {
+        self.command(&["resume"]).await;
+    }
+
     /// SIGKILL, as a crash would end it.
     pub async fn kill(&self) {
         self.command(&["kill"]).await;

@@ -17,12 +17,12 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Event};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, Timeout, timeout};
 
 use super::{Asked, Change, making, pause};
-use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, discard};
+use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, release};
 use crate::broker::rabbitmq::envelope;
-use crate::broker::rabbitmq::link::{Trouble, interval, is_of_one_channel};
+use crate::broker::rabbitmq::link::{Complaints, Trouble, interval, is_of_one_channel};
 use crate::broker::rabbitmq::outstanding::{Outcome, Outstanding, Published};
 use crate::broker::rabbitmq::topology::{Names, declare_cluster};
 use crate::broker::{MailboxBounds, MailboxName, NotAccepted, Wanted};
@@ -35,22 +35,26 @@ const LOOKS_MAX: usize = 256;
 /// Things that are done at a time, each with a channel of its own.
 const AT_A_TIME: usize = 32;
 
-/// Time for the broker to answer a look; then the connection is given up.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the broker to answer; then the connection is given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub enum Errand {
     Look(Look),
+    Other(Other),
+}
+
+/// What somebody waits for.
+pub enum Other {
     Change(Change, oneshot::Sender<Result<(), NotAccepted>>),
     Take(MailboxName, usize, Wanted, oneshot::Sender<Result<Vec<Message>, NotAccepted>>),
 }
 
-impl Errand {
+impl Other {
     /// Nobody waits for it any more: whoever did asks again.
     fn is_over(&self) -> bool {
         match self {
-            Errand::Look(_) => false,
-            Errand::Change(_, done) => done.is_closed(),
-            Errand::Take(_, _, _, taken) => taken.is_closed(),
+            Other::Change(_, done) => done.is_closed(),
+            Other::Take(_, _, _, taken) => taken.is_closed(),
         }
     }
 }
@@ -78,8 +82,14 @@ pub struct Errands {
     pub orders: mpsc::UnboundedReceiver<Errand>,
     /// Who is told what was seen.
     pub asked: mpsc::UnboundedSender<Asked>,
-    /// What was not begun so far.
-    pub waiting: VecDeque<Errand>,
+    pub waiting: Waiting,
+}
+
+/// What was not begun so far.
+#[derive(Default)]
+pub struct Waiting {
+    looks: VecDeque<Look>,
+    others: VecDeque<Other>,
 }
 
 /// What is under way over one connection.
@@ -87,7 +97,7 @@ struct UnderWay {
     connection: Arc<Object>,
     channel: Channel,
     looks: Outstanding<Look>,
-    others: FuturesUnordered<BoxFuture<'static, ()>>,
+    others: FuturesUnordered<Timeout<BoxFuture<'static, ()>>>,
     /// The broker reads nothing from us.
     is_blocked: bool,
     /// How many the broker has closed: whoever asks in vain for what waits in a mailbox costs one.
@@ -97,43 +107,42 @@ struct UnderWay {
 impl Errands {
     /// Works until it is dropped, or nobody is left who asks.
     pub async fn run(mut self) {
+        let mut complaints = Complaints::of("the connection for errands to mailboxes");
         loop {
             let connected = tokio::select! {
                 connected = self.endpoints.connect() => connected,
-                () = gather(&mut self.orders, &mut self.waiting) => return,
+                () = self.waiting.gather(&mut self.orders) => return,
             };
             let trouble = match connected {
-                Ok(connection) => {
-                    let connection = Arc::new(connection);
-                    let trouble = self.serve(connection.clone()).await;
-                    if let Some(connection) = Arc::into_inner(connection) {
-                        discard(connection).await;
-                    }
-                    trouble
-                }
+                Ok(connection) => self.serve(connection).await,
                 Err(trouble) => trouble,
             };
-            log::debug!("the connection for errands to mailboxes is lost: {trouble}");
+            complaints.about(&trouble);
             tokio::select! {
                 () = pause() => {}
-                () = gather(&mut self.orders, &mut self.waiting) => return,
+                () = self.waiting.gather(&mut self.orders) => return,
             }
         }
     }
 
-    async fn serve(&mut self, connection: Arc<Object>) -> Trouble {
+    async fn serve(&mut self, connection: Object) -> Trouble {
+        let connection = Arc::new(connection);
         let mut events = std::pin::pin!(connection.events_listener());
-        let mut under_way = match UnderWay::begin(connection.clone(), &self.names).await {
-            Ok(under_way) => under_way,
-            Err(error) => {
+        let begun = timeout(ANSWER_TIMEOUT, UnderWay::begin(connection.clone(), &self.names)).await;
+        let trouble = match begun.unwrap_or_else(|_| Err(Trouble::passing("no answer"))) {
+            Ok(mut under_way) => {
+                let trouble = self.work(&mut under_way, &mut events).await;
+                // They are looked at again over the next connection.
+                let looks: Vec<Look> = under_way.looks.drain().collect();
+                looks.into_iter().rev().for_each(|look| self.waiting.looks.push_front(look));
+                trouble
+            }
+            Err(trouble) => {
                 self.endpoints.skip();
-                return error.into();
+                trouble
             }
         };
-        let trouble = self.work(&mut under_way, &mut events).await;
-        // They are looked at again over the next connection.
-        let looks: Vec<Look> = under_way.looks.drain().collect();
-        looks.into_iter().rev().for_each(|look| self.waiting.push_front(Errand::Look(look)));
+        release(connection).await;
         trouble
     }
 
@@ -142,17 +151,14 @@ impl Errands {
         under_way: &mut UnderWay,
         events: &mut (impl futures_util::Stream<Item = Event> + Unpin),
     ) -> Trouble {
-        let mut patrol = interval(LOOK_TIMEOUT / 4);
+        let mut patrol = interval(ANSWER_TIMEOUT / 4);
         loop {
             let is_worn = under_way.closed_channels > CLOSED_CHANNELS_MAX;
             if is_worn && under_way.looks.is_empty() && under_way.others.is_empty() {
                 return Trouble::passing("the numbers of its channels are used up");
             }
-            while !is_worn
-                && under_way.has_room()
-                && let Some(errand) = self.waiting.pop_front()
-            {
-                under_way.begin_one(errand, &self.names, self.bounds);
+            if !is_worn {
+                under_way.begin_what_waits(&mut self.waiting, &self.names, self.bounds);
             }
             tokio::select! {
                 biased;
@@ -160,7 +166,7 @@ impl Errands {
                     Some(Event::ConnectionBlocked(_)) => under_way.is_blocked = true,
                     Some(Event::ConnectionUnblocked) => {
                         under_way.is_blocked = false;
-                        under_way.looks.postpone(Instant::now() + LOOK_TIMEOUT);
+                        under_way.looks.postpone(Instant::now() + ANSWER_TIMEOUT);
                     }
                     Some(Event::Error(error)) if !is_of_one_channel(&error) => return error.into(),
                     Some(Event::Error(_)) => under_way.closed_channels += 1,
@@ -171,13 +177,18 @@ impl Errands {
                     Ok(settled) => settled.into_iter().for_each(|(look, outcome)| self.tell(look, outcome)),
                     Err(error) => return error.into(),
                 },
-                Some(()) = under_way.others.next(), if !under_way.others.is_empty() => {}
+                Some(outcome) = under_way.others.next(), if !under_way.others.is_empty() => {
+                    if outcome.is_err() {
+                        // Its channel would keep what it holds, until the node that it waits for is back or taken for down.
+                        return Trouble::passing("what was asked of a mailbox is not answered");
+                    }
+                }
                 _ = patrol.tick() => {
                     if under_way.looks.is_late() && !under_way.is_blocked {
                         return Trouble::passing("a look at a mailbox is not answered");
                     }
                 }
-                Some(errand) = self.orders.recv() => self.waiting.push_back(errand),
+                Some(errand) = self.orders.recv() => self.waiting.push(errand),
             }
         }
     }
@@ -191,7 +202,7 @@ impl Errands {
 }
 
 impl UnderWay {
-    async fn begin(connection: Arc<Object>, names: &Names) -> Result<UnderWay, lapin::Error> {
+    async fn begin(connection: Arc<Object>, names: &Names) -> Result<UnderWay, Trouble> {
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         declare_cluster(&channel, names).await?;
@@ -199,25 +210,21 @@ impl UnderWay {
         Ok(UnderWay { connection, channel, looks, others, is_blocked: false, closed_channels: 0 })
     }
 
-    fn has_room(&self) -> bool {
-        self.looks.len() < LOOKS_MAX && self.others.len() < AT_A_TIME
-    }
-
-    fn begin_one(&mut self, errand: Errand, names: &Names, bounds: MailboxBounds) {
-        let (connection, names) = (self.connection.clone(), names.clone());
-        match errand {
-            over if over.is_over() => {}
-            Errand::Look(look) => self.look(look, &names),
-            Errand::Change(change, done) => self.others.push(Box::pin(async move {
-                let outcome = making::change(&connection, &names, bounds, &change).await;
-                let _ = done.send(outcome.map_err(no_mailbox));
-            })),
-            Errand::Take(mailbox, looked_at_max, wanted, taken) => self.others.push(Box::pin(async move {
-                let is_awaited = || !taken.is_closed();
-                let taking = making::take(&connection, &names, &mailbox, looked_at_max, &wanted, is_awaited);
-                let outcome = taking.await;
-                let _ = taken.send(outcome.map_err(no_mailbox));
-            })),
+    /// As much as there is room for.
+    fn begin_what_waits(&mut self, waiting: &mut Waiting, names: &Names, bounds: MailboxBounds) {
+        while self.looks.len() < LOOKS_MAX
+            && let Some(look) = waiting.looks.pop_front()
+        {
+            self.look(look, names);
+        }
+        while self.others.len() < AT_A_TIME
+            && let Some(other) = waiting.others.pop_front()
+        {
+            if !other.is_over() {
+                let doing: BoxFuture<'static, ()> =
+                    Box::pin(do_other(other, self.connection.clone(), names.clone(), bounds));
+                self.others.push(timeout(ANSWER_TIMEOUT, doing));
+            }
         }
     }
 
@@ -229,16 +236,42 @@ impl UnderWay {
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             channel.basic_publish(ShortString::default(), queue, options, &[], envelope::look()).await
         };
-        self.looks.begin(looking, Some((look, key)), Instant::now() + LOOK_TIMEOUT);
+        self.looks.begin(looking, Some((look, key)), Instant::now() + ANSWER_TIMEOUT);
     }
 }
 
-/// Keeps what is asked for while there is no connection, without what is asked for in vain. Ready when nobody is left who asks.
-async fn gather(orders: &mut mpsc::UnboundedReceiver<Errand>, waiting: &mut VecDeque<Errand>) {
-    while let Some(errand) = orders.recv().await {
-        waiting.push_back(errand);
-        if waiting.len() == waiting.capacity() {
-            waiting.retain(|errand| !errand.is_over());
+impl Waiting {
+    fn push(&mut self, errand: Errand) {
+        match errand {
+            Errand::Look(look) => self.looks.push_back(look),
+            Errand::Other(other) => {
+                if self.others.len() == self.others.capacity() {
+                    self.others.retain(|other| !other.is_over());
+                }
+                self.others.push_back(other);
+            }
+        }
+    }
+
+    /// Keeps what is asked for while there is no connection. Ready when nobody is left who asks.
+    async fn gather(&mut self, orders: &mut mpsc::UnboundedReceiver<Errand>) {
+        while let Some(errand) = orders.recv().await {
+            self.push(errand);
+        }
+    }
+}
+
+async fn do_other(other: Other, connection: Arc<Object>, names: Names, bounds: MailboxBounds) {
+    // Whoever has asked may have given up meanwhile.
+    match other {
+        Other::Change(change, done) => {
+            let outcome = making::change(&connection, &names, bounds, &change).await;
+            let _ = done.send(outcome.map_err(no_mailbox));
+        }
+        Other::Take(mailbox, looked_at_max, wanted, taken) => {
+            let is_awaited = || !taken.is_closed();
+            let outcome = making::take(&connection, &names, &mailbox, looked_at_max, &wanted, is_awaited).await;
+            let _ = taken.send(outcome.map_err(no_mailbox));
         }
     }
 }

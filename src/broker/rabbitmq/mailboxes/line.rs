@@ -17,9 +17,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::{Asked, pause};
-use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, discard, open_channel};
+use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, open_channel, release};
 use crate::broker::rabbitmq::envelope;
-use crate::broker::rabbitmq::link::{Trouble, is_of_one_channel};
+use crate::broker::rabbitmq::link::{Complaints, Trouble, is_of_one_channel};
 use crate::broker::rabbitmq::poison;
 use crate::broker::rabbitmq::topology::{Names, is_code};
 use crate::broker::{LETTERS_UNACKNOWLEDGED_MAX, Letter, MailboxName, Reader};
@@ -44,9 +44,17 @@ const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// Readings that begin at a time: others wait, so that acknowledgements do not.
 const BEGINNING_MAX: usize = 64;
 
+/// For how long one that begins keeps others waiting.
+const TURN_MAX: Duration = Duration::from_secs(1);
+
+/// Time for the broker to begin a reading. Where the queue's node is cut off from ours, RabbitMQ waits for it until that is
+/// taken for down, about a minute (`net_ticktime`).
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a line is told.
 pub enum Order {
-    Begin(u64, UserName, Arc<dyn Reader>),
+    /// Of a new number.
+    Begin(u64, OneReading),
     End(u64),
 }
 
@@ -79,9 +87,9 @@ struct Line {
 
 /// A mailbox that is read.
 #[derive(Clone)]
-struct OneReading {
-    user: UserName,
-    reader: Arc<dyn Reader>,
+pub struct OneReading {
+    pub user: UserName,
+    pub reader: Arc<dyn Reader>,
 }
 
 /// Why a reading has ended.
@@ -105,55 +113,54 @@ struct Open {
 
 impl Line {
     async fn run(mut self) {
+        let mut complaints = Complaints::of("a connection for mailboxes");
         loop {
             let connected = tokio::select! {
                 connected = self.endpoints.connect() => connected,
                 () = take_orders(&mut self.orders, &mut self.readings) => return,
             };
             let trouble = match connected {
-                Ok(connection) => {
-                    let connection = Arc::new(connection);
-                    let trouble = self.serve(connection.clone()).await;
-                    if let Some(connection) = Arc::into_inner(connection) {
-                        discard(connection).await;
-                    }
-                    match trouble {
-                        Some(trouble) => trouble,
-                        None => return,
-                    }
-                }
+                Ok(connection) => match self.serve(connection).await {
+                    Some(trouble) => trouble,
+                    None => return,
+                },
                 Err(trouble) => trouble,
             };
-            log::debug!("a connection for mailboxes is lost: {trouble}");
+            complaints.about(&trouble);
             self.unreadable = if trouble.is_unreadable() { self.unreadable + 1 } else { 0 };
-            if self.unreadable >= poison::SUSPICIOUS_AFTER {
-                self.remove_poison().await;
-            }
+            let suspects = if self.unreadable >= poison::SUSPICIOUS_AFTER { self.mailboxes() } else { Vec::new() };
+            let (endpoints, metrics) = (&mut self.endpoints, &self.settings.broker.metrics);
+            let mending = async {
+                if !suspects.is_empty() {
+                    poison::remove(endpoints, suspects, LETTERS_UNACKNOWLEDGED_MAX, metrics).await;
+                }
+                pause().await;
+            };
             tokio::select! {
-                () = pause() => {}
+                () = mending => {}
                 () = take_orders(&mut self.orders, &mut self.readings) => return,
             }
         }
     }
 
-    /// Something in somebody's mailbox ends every connection over which it comes, and keeps everybody's letters.
-    async fn remove_poison(&mut self) {
-        let users = self.readings.values().map(|one| one.user.clone());
-        let queues = users.map(|user| self.settings.names.mailbox(&MailboxName::of_user(user))).collect();
-        let metrics = &self.settings.broker.metrics;
-        poison::remove(&mut self.endpoints, queues, LETTERS_UNACKNOWLEDGED_MAX, metrics).await;
+    fn mailboxes(&self) -> Vec<ShortString> {
+        self.readings.values().map(|one| mailbox_of(&one.user, &self.settings.names)).collect()
     }
 
     /// Reads over one connection until that is lost. Nothing if the line is of no more use.
-    async fn serve(&mut self, connection: Arc<Object>) -> Option<Trouble> {
+    async fn serve(&mut self, connection: Object) -> Option<Trouble> {
+        let connection = Arc::new(connection);
         let mut events = std::pin::pin!(connection.events_listener());
         let beginning = Arc::new(Semaphore::new(BEGINNING_MAX));
-        let mut open = Open { connection, beginning, under_way: UnderWay::new(), ends: HashMap::new() };
+        let mut open =
+            Open { connection: connection.clone(), beginning, under_way: UnderWay::new(), ends: HashMap::new() };
         self.readings.iter().for_each(|(number, one)| open.begin(*number, one, &self.settings));
         let trouble = self.work(&mut open, &mut events).await;
         // Before the readings are dropped: lapin would cancel their consumers, and newer letters pass what these hold.
-        let closing = open.connection.close(200, "done".into());
+        let closing = connection.close(200, "done".into());
         let _: Result<Result<(), lapin::Error>, _> = timeout(CLOSING_MAX, closing).await;
+        drop(open);
+        release(connection).await;
         trouble
     }
 
@@ -180,17 +187,14 @@ impl Line {
                     }
                     Err(error) => return Some(error.into()),
                 },
-                order = self.orders.recv() => match order? {
-                    Order::Begin(number, user, reader) => {
-                        let one = OneReading { user, reader };
-                        open.begin(number, &one, &self.settings);
-                        self.readings.insert(number, one);
+                order = self.orders.recv() => {
+                    let order = order?;
+                    match &order {
+                        Order::Begin(number, one) => open.begin(*number, one, &self.settings),
+                        Order::End(number) => drop(open.ends.remove(number)),
                     }
-                    Order::End(number) => {
-                        self.readings.remove(&number);
-                        open.ends.remove(&number);
-                    }
-                },
+                    note(&mut self.readings, order);
+                }
             }
         }
     }
@@ -212,11 +216,19 @@ impl Line {
 /// Takes note of what is ordered while there is no connection. Ready when the line is of no more use.
 async fn take_orders(orders: &mut mpsc::UnboundedReceiver<Order>, readings: &mut HashMap<u64, OneReading>) {
     while let Some(order) = orders.recv().await {
-        match order {
-            Order::Begin(number, user, reader) => drop(readings.insert(number, OneReading { user, reader })),
-            Order::End(number) => drop(readings.remove(&number)),
-        }
+        note(readings, order);
     }
+}
+
+fn note(readings: &mut HashMap<u64, OneReading>, order: Order) {
+    match order {
+        Order::Begin(number, one) => drop(readings.insert(number, one)),
+        Order::End(number) => drop(readings.remove(&number)),
+    }
+}
+
+fn mailbox_of(user: &UserName, names: &Names) -> ShortString {
+    names.mailbox(&MailboxName::of_user(user.clone()))
 }
 
 impl Open {
@@ -226,38 +238,64 @@ impl Open {
         let (connection, beginning) = (self.connection.clone(), self.beginning.clone());
         let (one, settings) = (one.clone(), settings.clone());
         self.under_way.push(Box::pin(async move {
-            let reading = async {
-                let mailbox = settings.names.mailbox(&MailboxName::of_user(one.user.clone()));
-                let mut is_ended = is_ended;
-                let mut pauses = ABSENT_PAUSES.into_iter();
-                let (channel, mail) = loop {
-                    let begun = {
-                        let _turn = tokio::select! {
-                            biased;
-                            _ = &mut is_ended => return Ok(Over::Asked),
-                            turn = beginning.acquire() => turn,
-                        };
-                        consume(&connection, mailbox.clone()).await
-                    };
-                    let is_absent = begun.as_ref().is_err_and(|error| is_code(error, 404));
-                    let Some(pause) = pauses.next().filter(|_| is_absent) else { break begun? };
-                    tokio::select! {
-                        () = sleep(pause) => {}
-                        _ = &mut is_ended => return Ok(Over::Asked),
-                    }
-                };
-                read(&channel, mail, &one, &settings, is_ended).await
-            };
-            (number, over(reading.await))
+            (number, over(begin_and_read(&connection, &beginning, &one, &settings, is_ended).await))
         }));
     }
 }
 
-async fn consume(connection: &Object, mailbox: ShortString) -> Result<(Channel, lapin::Consumer), lapin::Error> {
+async fn begin_and_read(
+    connection: &Object,
+    beginning: &Semaphore,
+    one: &OneReading,
+    settings: &Settings,
+    mut is_ended: oneshot::Receiver<()>,
+) -> Result<Over, lapin::Error> {
+    let mut pauses = ABSENT_PAUSES.into_iter();
+    loop {
+        let turn = tokio::select! {
+            biased;
+            _ = &mut is_ended => return Ok(Over::Asked),
+            turn = beginning.acquire() => turn,
+        };
+        let pause = match consume(connection, mailbox_of(&one.user, &settings.names), turn).await {
+            Ok(Some((channel, mail))) => return read(&channel, mail, one, settings, is_ended).await,
+            Ok(None) => return Ok(Over::Unreadable),
+            Err(error) if is_code(&error, 404) => pauses.next().ok_or(error)?,
+            Err(error) => return Err(error),
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = &mut is_ended => return Ok(Over::Asked),
+        }
+    }
+}
+
+/// A consumer, and its channel. Nothing if the broker does not answer in time. `turn` is given up when others have waited
+/// long enough for it.
+async fn consume<Turn>(
+    connection: &Object,
+    mailbox: ShortString,
+    turn: Turn,
+) -> Result<Option<(Channel, lapin::Consumer)>, lapin::Error> {
     let channel = open_channel(connection).await?;
-    channel.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
-    let mail = channel.basic_consume(mailbox, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
-    Ok((channel, mail))
+    let answered = {
+        let mut consuming = std::pin::pin!(async {
+            channel.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
+            channel.basic_consume(mailbox, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
+        });
+        let soon = timeout(TURN_MAX, &mut consuming).await;
+        drop(turn);
+        match soon {
+            Ok(answer) => Some(answer),
+            Err(_) => timeout(BEGIN_TIMEOUT, consuming).await.ok(),
+        }
+    };
+    let Some(answer) = answered else {
+        // So that what it may still bring goes back at once. It, too, is answered only when the node is back or taken for down.
+        let _: Result<Result<(), lapin::Error>, _> = timeout(CLOSING_MAX, channel.close(200, "late".into())).await;
+        return Ok(None);
+    };
+    Ok(Some((channel, answer?)))
 }
 
 /// Hands over what comes, and acknowledges, until the reading is ended or the mailbox is gone. What is not acknowledged by

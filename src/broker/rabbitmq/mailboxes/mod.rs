@@ -22,7 +22,6 @@ mod line;
 mod making;
 mod readings;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +38,7 @@ use super::topology::Names;
 use crate::broker::{MailboxName, Mailboxes, NotAccepted, Reader, Reading, Wanted};
 use crate::message::Message;
 use crate::user::{GroupName, UserName};
-use errands::{Errand, Errands};
+use errands::{Errand, Errands, Other, Waiting};
 use readings::Readings;
 
 /// How long it is tried to do what somebody waits for.
@@ -97,7 +96,7 @@ impl RabbitMailboxes {
             bounds: settings.mailboxes,
             orders: errands_out,
             asked: asked.clone(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
         };
         let tasks = [tokio::spawn(readings.run(orders)).abort_handle(), tokio::spawn(errand_task.run()).abort_handle()];
         (RabbitMailboxes { asked, errands }, tasks)
@@ -118,13 +117,9 @@ impl RabbitMailboxes {
         let _ = self.asked.send(asked);
     }
 
-    async fn done<T>(
-        &self,
-        errand: Errand,
-        answer: oneshot::Receiver<Result<T, NotAccepted>>,
-    ) -> Result<T, NotAccepted> {
+    async fn done<T>(&self, other: Other, answer: oneshot::Receiver<Result<T, NotAccepted>>) -> Result<T, NotAccepted> {
         // The task ends with the instance.
-        let _ = self.errands.send(errand);
+        let _ = self.errands.send(Errand::Other(other));
         match timeout(PATIENCE, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(NotAccepted::NoMailbox),
@@ -133,7 +128,7 @@ impl RabbitMailboxes {
 
     async fn change(&self, change: Change) -> Result<(), NotAccepted> {
         let (done, answer) = oneshot::channel();
-        self.done(Errand::Change(change, done), answer).await
+        self.done(Other::Change(change, done), answer).await
     }
 }
 
@@ -161,7 +156,7 @@ impl Mailboxes for RabbitMailboxes {
     ) -> BoxFuture<'_, Result<Vec<Message>, NotAccepted>> {
         Box::pin(async move {
             let (taken, answer) = oneshot::channel();
-            self.done(Errand::Take(mailbox, looked_at_max, wanted, taken), answer).await
+            self.done(Other::Take(mailbox, looked_at_max, wanted, taken), answer).await
         })
     }
 }

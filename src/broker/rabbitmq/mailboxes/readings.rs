@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Asked;
 use super::errands::{Errand, Look};
-use super::line::Order;
+use super::line::{self, Order};
 use crate::broker::Reader;
 use crate::broker::rabbitmq::link::interval;
 use crate::user::UserName;
@@ -19,8 +19,11 @@ use crate::user::UserName;
 /// its own back without a word.
 const LOOK_INTERVAL: Duration = Duration::from_secs(45);
 
-/// How long a mailbox is left alone that could not be read.
+/// How long a mailbox is left alone that could not be read, until the next look at all.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long nothing more is put on a line that had no channel left.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Readings on one line, each with a channel. RabbitMQ allows 2,047 on a connection (`channel_max`,
 /// <https://www.rabbitmq.com/docs/channels#channel-max>) unless told otherwise, and some may be closing still.
@@ -28,6 +31,7 @@ const READINGS_PER_LINE: usize = 1000;
 
 /// All readings here.
 pub struct Readings {
+    /// By their numbers, which are random and never used again.
     all: HashMap<u64, OneReading>,
     by_user: HashMap<UserName, u64>,
     lines: Vec<Line>,
@@ -61,7 +65,8 @@ enum State {
 struct Line {
     number: u64,
     readings: usize,
-    readings_max: usize,
+    /// It has no channel left, whatever was agreed, or some are closing still.
+    full_until: Option<Instant>,
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -109,16 +114,16 @@ impl Readings {
             }
             Asked::Unreadable(number) => {
                 self.take_off(number);
-                if let Some(one) = self.all.get_mut(&number) {
-                    one.not_before = Some(Instant::now() + UNREADABLE_PAUSE);
-                }
+                self.leave_alone(number);
             }
-            Asked::NoRoom(number) => {
-                if let Some(line) = self.take_off(number) {
-                    line.readings_max = line.readings.max(1);
+            Asked::NoRoom(number) => match self.take_off(number) {
+                Some(line) if line.readings > 0 => {
+                    line.full_until = Some(Instant::now() + FULL_PAUSE);
+                    self.look_again(number);
                 }
-                self.look_again(number);
-            }
+                // Not even for one: another line would have none either.
+                _ => self.leave_alone(number),
+            },
         }
     }
 
@@ -155,7 +160,7 @@ impl Readings {
             let line = self.line_with_room();
             line.readings += 1;
             // A line ends when it is dropped.
-            let _ = line.orders.send(Order::Begin(number, user, reader));
+            let _ = line.orders.send(Order::Begin(number, line::OneReading { user, reader }));
             let state = State::OnLine(line.number);
             self.all.entry(number).and_modify(|one| one.state = state);
         } else if was == State::LookingAgain {
@@ -163,9 +168,15 @@ impl Readings {
         }
     }
 
+    fn leave_alone(&mut self, number: u64) {
+        let until = Instant::now() + UNREADABLE_PAUSE;
+        self.all.entry(number).and_modify(|one| one.not_before = Some(until));
+    }
+
     fn end(&mut self, number: u64) {
         if let Some(line) = self.take_off(number) {
             let _ = line.orders.send(Order::End(number));
+            self.drop_empty_lines();
         }
         if let Some(one) = self.all.remove(&number)
             && self.by_user.get(&one.user) == Some(&number)
@@ -185,18 +196,26 @@ impl Readings {
 
     /// The first one with room, so that the last ones empty.
     fn line_with_room(&mut self) -> &mut Line {
-        // One stays for who comes next.
-        let mut is_first = true;
-        self.lines.retain(|line| std::mem::take(&mut is_first) || line.readings > 0);
-        let with_room = self.lines.iter().position(|line| line.readings < line.readings_max);
-        let index = with_room.unwrap_or_else(|| {
+        self.drop_empty_lines();
+        let index = self.lines.iter().position(Line::has_room).unwrap_or_else(|| {
             self.lines_made += 1;
             let orders = (self.begin_line)();
-            let line = Line { number: self.lines_made, readings: 0, readings_max: READINGS_PER_LINE, orders };
-            self.lines.push(line);
+            self.lines.push(Line { number: self.lines_made, readings: 0, full_until: None, orders });
             self.lines.len() - 1
         });
         &mut self.lines[index]
+    }
+
+    /// One stays for who comes next.
+    fn drop_empty_lines(&mut self) {
+        let mut is_first = true;
+        self.lines.retain(|line| std::mem::take(&mut is_first) || line.readings > 0);
+    }
+}
+
+impl Line {
+    fn has_room(&self) -> bool {
+        self.readings < READINGS_PER_LINE && self.full_until.is_none_or(|time| time <= Instant::now())
     }
 }
 

@@ -39,7 +39,7 @@ impl Bench {
     fn look(&mut self) -> Option<Look> {
         match self.errands.try_recv().ok()? {
             Errand::Look(look) => Some(look),
-            Errand::Change(..) | Errand::Take(..) => panic!("only looks are asked for"),
+            Errand::Other(_) => panic!("only looks are asked for"),
         }
     }
 
@@ -155,8 +155,9 @@ async fn more_readings_take_more_lines_and_fewer_give_them_up() {
     let told = bench.told();
     assert_eq!(told.iter().filter(|(line, _)| *line == 0).count(), READINGS_PER_LINE);
     assert_eq!(told.last(), Some(&on(1, &format!("+{}", count - 1))));
-    // Who comes when there is room on the first again takes that, and the empty second one goes.
+    // The empty second one goes, and who comes when there is room on the first again takes that.
     bench.readings.answer(Asked::End(count - 1));
+    assert!(!bench.is_over(0) && bench.is_over(1));
     bench.readings.answer(Asked::End(0));
     bench.read("late", count);
     bench.looked(true);
@@ -164,8 +165,8 @@ async fn more_readings_take_more_lines_and_fewer_give_them_up() {
     assert!(!bench.is_over(0) && bench.is_over(1));
 }
 
-#[tokio::test]
-async fn a_line_without_more_channels_is_given_no_more() {
+#[tokio::test(start_paused = true)]
+async fn a_line_without_more_channels_is_given_no_more_for_some_time() {
     let mut bench = Bench::new();
     for (name, number) in [("alice", 1), ("bob", 2)] {
         bench.read(name, number);
@@ -174,4 +175,21 @@ async fn a_line_without_more_channels_is_given_no_more() {
     bench.readings.answer(Asked::NoRoom(2));
     bench.looked(true);
     assert_eq!(bench.told(), [on(0, "+1"), on(0, "+2"), on(1, "+2")]);
+    tokio::time::advance(FULL_PAUSE).await;
+    bench.read("carol", 3);
+    bench.looked(true);
+    assert_eq!(bench.told(), [on(0, "+3")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_alone_on_a_line_without_channels_waits() {
+    let mut bench = Bench::new();
+    bench.read("alice", 1);
+    bench.looked(true);
+    bench.readings.answer(Asked::NoRoom(1));
+    assert!(bench.look().is_none(), "another line would have no more");
+    tokio::time::advance(UNREADABLE_PAUSE).await;
+    bench.readings.answer(Asked::LookAgain);
+    bench.looked(true);
+    assert_eq!(bench.told(), [on(0, "+1"), on(0, "+1")]);
 }
