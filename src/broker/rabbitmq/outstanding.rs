@@ -155,6 +155,12 @@ impl<T: Published, C: Confirm> Outstanding<T, C> {
         self.all.push_back(One { progress: Progress::begin(writing), entry, deadline });
     }
 
+    /// Whether some message was confirmed, but not the oldest: then it is not the connection that is silent.
+    pub fn is_answered_behind(&mut self) -> bool {
+        self.look_at_the_others();
+        self.all.iter().skip(1).any(|one| matches!(one.progress, Progress::Known(_)))
+    }
+
     /// The oldest whose outcome is known; pending if there is none. The broker mostly confirms in order; one confirmed
     /// early waits for those before it.
     pub fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<Vec<Settled<T>>>> {

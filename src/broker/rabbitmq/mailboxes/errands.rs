@@ -35,7 +35,11 @@ const LOOKS_MAX: usize = 256;
 /// Things that are done at a time, each with a channel of its own.
 const AT_A_TIME: usize = 32;
 
-/// Time for the broker to answer; then the connection is given up.
+/// Time for the broker to answer a look, while it answers later ones: it waits for a mailbox whose node hangs, and what was
+/// asked later is settled only after that.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Time for the broker to answer anything; then the connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub enum Errand {
@@ -151,8 +155,13 @@ impl Errands {
         under_way: &mut UnderWay,
         events: &mut (impl futures_util::Stream<Item = Event> + Unpin),
     ) -> Trouble {
-        let mut patrol = interval(ANSWER_TIMEOUT / 4);
+        let mut patrol = interval(LOOK_TIMEOUT / 4);
+        // When a look was answered last, or can have been asked first.
+        let mut answered = Instant::now();
         loop {
+            if under_way.looks.is_empty() {
+                answered = Instant::now();
+            }
             let is_worn = under_way.closed_channels > CLOSED_CHANNELS_MAX;
             if is_worn && under_way.looks.is_empty() && under_way.others.is_empty() {
                 return Trouble::passing("the numbers of its channels are used up");
@@ -166,7 +175,8 @@ impl Errands {
                     Some(Event::ConnectionBlocked(_)) => under_way.is_blocked = true,
                     Some(Event::ConnectionUnblocked) => {
                         under_way.is_blocked = false;
-                        under_way.looks.postpone(Instant::now() + ANSWER_TIMEOUT);
+                        under_way.looks.postpone(Instant::now() + LOOK_TIMEOUT);
+                        answered = Instant::now();
                     }
                     Some(Event::Error(error)) if !is_of_one_channel(&error) => return error.into(),
                     Some(Event::Error(_)) => under_way.closed_channels += 1,
@@ -174,7 +184,11 @@ impl Errands {
                     None => return Trouble::passing("the connection ended"),
                 },
                 settled = poll_fn(|cx| under_way.looks.poll_settled(cx)) => match settled {
-                    Ok(settled) => settled.into_iter().for_each(|(look, outcome)| self.tell(look, outcome)),
+                    Ok(settled) => {
+                        answered = Instant::now();
+                        // A full mailbox refuses even that.
+                        settled.into_iter().for_each(|(look, outcome)| self.tell(look, outcome != Outcome::Returned));
+                    }
                     Err(error) => return error.into(),
                 },
                 Some(outcome) = under_way.others.next(), if !under_way.others.is_empty() => {
@@ -184,7 +198,11 @@ impl Errands {
                     }
                 }
                 _ = patrol.tick() => {
-                    if under_way.looks.is_late() && !under_way.is_blocked {
+                    while under_way.looks.is_late() && under_way.looks.is_answered_behind() {
+                        answered = Instant::now();
+                        under_way.looks.give_up_late().into_iter().for_each(|look| self.tell(look, false));
+                    }
+                    if under_way.looks.is_late() && !under_way.is_blocked && answered.elapsed() > ANSWER_TIMEOUT {
                         return Trouble::passing("a look at a mailbox is not answered");
                     }
                 }
@@ -193,9 +211,7 @@ impl Errands {
         }
     }
 
-    fn tell(&self, look: Look, outcome: Outcome) {
-        // A full mailbox refuses even that.
-        let stands = outcome != Outcome::Returned;
+    fn tell(&self, look: Look, stands: bool) {
         // The task that reads ends with the instance.
         let _ = self.asked.send(Asked::Looked { reading: look.reading, look: look.number, stands });
     }
@@ -236,7 +252,7 @@ impl UnderWay {
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             channel.basic_publish(ShortString::default(), queue, options, &[], envelope::look()).await
         };
-        self.looks.begin(looking, Some((look, key)), Instant::now() + ANSWER_TIMEOUT);
+        self.looks.begin(looking, Some((look, key)), Instant::now() + LOOK_TIMEOUT);
     }
 }
 

@@ -259,7 +259,7 @@ async fn begin_and_read(
         };
         let pause = match consume(connection, mailbox_of(&one.user, &settings.names), turn).await {
             Ok(Some((channel, mail))) => return read(&channel, mail, one, settings, is_ended).await,
-            Ok(None) => return Ok(Over::Unreadable),
+            Ok(None) => return Ok(Over::Gone),
             Err(error) if is_code(&error, 404) => pauses.next().ok_or(error)?,
             Err(error) => return Err(error),
         };

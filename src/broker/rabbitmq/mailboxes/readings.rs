@@ -15,8 +15,8 @@ use crate::broker::Reader;
 use crate::broker::rabbitmq::link::interval;
 use crate::user::UserName;
 
-/// How often it is looked whether mailboxes stand that did not: word of one may have been lost, and a node that was away brings
-/// its own back without a word.
+/// How often it is looked whether mailboxes stand that did not, or whose node did not answer: word of one may have been lost, and
+/// a node that was away brings its own back without a word.
 const LOOK_INTERVAL: Duration = Duration::from_secs(45);
 
 /// How long a mailbox is left alone that could not be read, until the next look at all.
