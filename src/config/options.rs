@@ -259,10 +259,11 @@ options! {
     "Publishing" {
         api_keys_file: Option<PathBuf> = text("FILE", "a file of API keys", |text| Ok(PathBuf::from(text))).optional() => {
             default: "",
-            help: "File with a line for each who may publish over HTTP: a name, and the SHA-256 of the key that is sent as \
-                   Authorization: Bearer KEY. For a new key: KEY=$(openssl rand -hex 32); \
-                   echo \"NAME $(printf %s \"$KEY\" | sha256sum | cut -d' ' -f1)\".",
-            reason: "Without one only programs on this host may publish, which no proxy passed on and no web page sent.",
+            help: "File with a line for each who may publish, write to users and groups, and see who is here, over HTTP: \
+                   a name, and the SHA-256 of the key that is sent as Authorization: Bearer KEY. For a new key: \
+                   KEY=$(openssl rand -hex 32); echo \"NAME $(printf %s \"$KEY\" | sha256sum | cut -d' ' -f1)\".",
+            reason: "Without one, and without keys for tokens, only programs on this host may, which no proxy passed on and no \
+                     web page sent.",
         }
         publish_answer_ms: u64 = number("MS", 1..=DAY_MS) => {
             default: "10000",

@@ -1,6 +1,8 @@
 //! The two calls of existing front ends, form-encoded: `POST /wsTemplate/sendToUser` and
 //! `POST /wsTemplate/pullUnreadMessage`. Their answers are what these front ends expect.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Buf;
 use futures_util::Stream;
 use serde_json::{Value, json};
@@ -20,6 +22,9 @@ const DESTINATION: &str = "/topic/reply";
 
 /// Messages that one call takes.
 const TAKEN_MAX: usize = 1000;
+
+/// Messages among which one call looks for them: those about other destinations are before them, perhaps.
+const LOOKED_AT_MAX: usize = 100_000;
 
 /// Bytes of a form beside the message, which is at most three times as long there.
 const FORM_BYTES_MAX: usize = 4 * 1024;
@@ -129,13 +134,16 @@ async fn try_pull<B: Buf>(
     let identity = site.access.admit_user(headers).await?;
     let _turn = site.api.begin()?;
     let destination = given("destination", form(site, headers, stream, FORM_BYTES_MAX).await?.destination)?;
+    let found = AtomicUsize::new(0);
     let is_wanted = move |message: &Message| {
         let subject = message.terms.as_ref().and_then(|terms| terms.subject.as_deref());
         // What says nothing is about whatever is asked for first; what is no text cannot be answered here.
-        message.kind == PayloadKind::Text && subject.is_none_or(|subject| subject == destination)
+        message.kind == PayloadKind::Text
+            && subject.is_none_or(|subject| subject == destination)
+            && found.fetch_add(1, Ordering::Relaxed) < TAKEN_MAX
     };
     let users = site.sessions.users();
-    let taken = users.take_unread(&identity.user, TAKEN_MAX, Box::new(is_wanted)).await;
+    let taken = users.take_unread(&identity.user, LOOKED_AT_MAX, Box::new(is_wanted)).await;
     Ok(taken.map_err(super::api::not_reached)?.iter().map(shown).collect())
 }
 

@@ -31,6 +31,7 @@ contract! {
     who_may_not_send_is_told
     what_was_missed_waits_to_be_asked_for
     an_event_stream_hears_what_another_session_acknowledges
+    what_is_not_acknowledged_passes_to_another_instance
 }
 
 async fn an_event_stream_hears_what_another_session_acknowledges(carrier: Carrier) {
@@ -61,12 +62,16 @@ async fn an_event_stream_hears_what_another_session_acknowledges(carrier: Carrie
 
 /// Two instances that know tokens.
 async fn two(carrier: &Carrier) -> [Instance; 2] {
-    two_with(carrier, Unread::Push).await
+    two_with(carrier, |_| {}).await
 }
 
-async fn two_with(carrier: &Carrier, unread: Unread) -> [Instance; 2] {
+async fn two_with(carrier: &Carrier, change: impl Fn(&mut Config)) -> [Instance; 2] {
     let directory = Directory::new("letters");
-    let [one, two] = [0, 1].map(|_| carrier.instance_with(Config { unread, ..with_tokens(&directory) }));
+    let [one, two] = [0, 1].map(|_| {
+        let mut config = with_tokens(&directory);
+        change(&mut config);
+        carrier.instance_with(config)
+    });
     let instances = [one.await, two.await];
     // They have read their keys by then.
     instances[0].ready().await;
@@ -312,7 +317,7 @@ async fn another_millisecond() {
 }
 
 async fn what_was_missed_waits_to_be_asked_for(carrier: Carrier) {
-    let [one, two] = two_with(&carrier, Unread::Pull).await;
+    let [one, two] = two_with(&carrier, |config| config.unread = Unread::Pull).await;
     let mut alice = json_session(&one, "alice").await;
     for text in ["1", "2"] {
         write(&mut alice, "carol", text).await;
@@ -345,4 +350,30 @@ async fn what_was_missed_waits_to_be_asked_for(carrier: Carrier) {
     let answer = post_form(&two, "bob", "/wsTemplate/pullUnreadMessage", "destination=%2Fany").await;
     let told: Value = serde_json::from_str(&answer.body).expect("JSON");
     assert_eq!(told, json!({"code": "200", "result": [json!({"content": "4"}).to_string()]}));
+}
+
+/// The phone hears and says nothing; the laptop is on the other instance.
+async fn what_is_not_acknowledged_passes_to_another_instance(carrier: Carrier) {
+    // What comes ahead of acknowledgements, and more.
+    const LETTERS: usize = 40;
+    let [one, two] = two_with(&carrier, |config| config.letter_ack_timeout_ms = 1000).await;
+    let mut phone = json_session(&one, "carol").await;
+    let mut alice = json_session(&two, "alice").await;
+    write(&mut alice, "carol", "first").await;
+    assert_eq!(phone.message().await["text"], "first", "it is the phone's instance that reads");
+    let mut laptop = json_session(&two, "carol").await;
+    for number in 0..LETTERS {
+        write(&mut alice, "carol", &number.to_string()).await;
+    }
+    let mut seen = Vec::new();
+    while seen.last() != Some(&(LETTERS - 1).to_string()) {
+        let text = read(&mut laptop).await["text"].as_str().expect("a text").to_owned();
+        // What was copied comes again from the mailbox.
+        if !seen.contains(&text) {
+            seen.push(text);
+        }
+    }
+    let all = (0..LETTERS).map(|number| number.to_string());
+    assert!(seen.iter().filter(|text| *text != "first").cloned().eq(all), "in order: {seen:?}");
+    assert_eq!(phone.notice_of("error").await["code"], 210);
 }

@@ -252,7 +252,7 @@ async fn a_mailbox_on_a_node_that_hangs_keeps_nobody_else_waiting() {
         post(instance.address, &format!("/api/users/{user}/messages"), &headers, body).await.status
     };
     // A mailbox is on the node of the instance that made it.
-    for (node, user) in [(0, "alice"), (1, "bob")] {
+    for (node, user) in [(0, "alice"), (0, "dave"), (1, "bob"), (1, "carol")] {
         let instance = Instance::start(names.configure_through(&[&cluster.nodes[node].url], of_tokens())).await;
         instance.ready().await;
         assert_eq!(write(&instance, user, "missed").await, 200);
@@ -263,11 +263,23 @@ async fn a_mailbox_on_a_node_that_hangs_keeps_nobody_else_waiting() {
     let enter = async |user: &str| JsonClient::connect_with(instance.address, &[&token_of(user, &json!({}))]).await;
 
     cluster.nodes[0].pause().await;
-    let mut alice = enter("alice").await;
-    let mut bob = enter("bob").await;
-    assert_eq!(bob.message().await["text"], "missed");
+    let (mut alice, mut dave) = (enter("alice").await, enter("dave").await);
+    let (mut bob, mut carol) = (enter("bob").await, enter("carol").await);
+    for client in [&mut bob, &mut carol] {
+        assert_eq!(client.message().await["text"], "missed");
+    }
+    // Who writes to the one is told, and to the other gets through; and all the rest goes on.
+    carol.subscribe_to_broadcast().await;
+    let broadcast = async {
+        bob.broadcast("to all").await;
+        assert_eq!(carol.message().await["text"], "to all");
+    };
+    let (refused, ()) = tokio::join!(write(&instance, "alice", "not kept"), broadcast);
+    assert!(refused == 503 || refused == 504, "{refused}");
     assert_eq!(write(&instance, "bob", "live").await, 200);
     assert_eq!(bob.message().await["text"], "live");
     cluster.nodes[0].resume().await;
-    assert_eq!(alice.message().await["text"], "missed");
+    for client in [&mut alice, &mut dave] {
+        assert_eq!(client.message().await["text"], "missed");
+    }
 }

@@ -24,6 +24,7 @@ contract! {
     a_user_has_no_more_sessions_than_it_may_wherever_they_are
     of_two_that_are_let_in_at_once_the_younger_is_closed
     who_asks_about_a_topic_hears_of_users_who_begin_and_end_it
+    the_users_who_hear_a_topic_come_in_pages
 }
 
 /// Within how many seconds a killed instance's users are gone; the documentation says about 6.
@@ -159,6 +160,36 @@ async fn two_events(asking: &mut JsonClient) -> [[String; 4]; 2] {
     let mut events = [event(asking).await, event(asking).await];
     events.sort();
     events
+}
+
+async fn the_users_who_hear_a_topic_come_in_pages(carrier: Carrier) {
+    let [one, two] = two(&carrier, 0).await;
+    let mut sessions = Vec::new();
+    for (instance, user, topic) in [
+        (&one, "alice", "orders.eu"),
+        (&two, "alice", "orders.*"),
+        (&two, "bob", "orders.*"),
+        (&one, "carol", "orders.eu"),
+        (&one, "dave", "parcels"),
+    ] {
+        let mut session = session(instance, user).await;
+        session.subscribe(&[topic]).await;
+        sessions.push(session);
+    }
+    for instance in [&one, &two] {
+        let page =
+            async |after: &str| get(instance.address, &format!("/api/presence/topics/orders.eu?limit=2{after}")).await;
+        eventually("all who hear it are counted", async || page("").await["sessions"] == 4).await;
+        let first = page("").await;
+        let of = |user: &str, sessions: u64| json!({"user": user, "sessions": sessions});
+        assert_eq!(
+            (&first["users"], &first["next"]),
+            (&json!([of("alice", 2), of("bob", 1)]), &json!("bob")),
+            "{first}"
+        );
+        let second = page("&after=bob").await;
+        assert_eq!((&second["users"], &second["next"]), (&json!([of("carol", 1)]), &Value::Null), "{second}");
+    }
 }
 
 async fn who_asks_about_a_topic_hears_of_users_who_begin_and_end_it(carrier: Carrier) {
@@ -306,7 +337,7 @@ async fn no_user_is_named_by_the_metrics_nor_in_the_log() {
     let refused = Client::try_connect_as(warren.address, None, &token(names[1])).await;
     assert!(refused.is_none(), "a third session");
     let bearer = format!("Bearer {}", token(names[0]));
-    for line in ["GET /api/unread", "GET /api/whoami", "GET /api/presence/topics/orders"] {
+    for line in ["POST /api/unread", "GET /api/whoami", "GET /api/presence/topics/orders"] {
         request(warren.address, line, &[("Authorization", &bearer)]).await;
     }
     // What is broken, and what has run out.

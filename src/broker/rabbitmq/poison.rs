@@ -95,7 +95,8 @@ async fn readable(
         biased;
         outcome = look(connection, queue, count, removes, &mut read) => outcome.map_err(Trouble::from),
         trouble = broken => Err(trouble),
-        () = tokio::time::sleep(LOOK_TIMEOUT) => Err(Trouble::passing("no answer")),
+        // What was taken out must be put back, however long that takes.
+        () = tokio::time::sleep(LOOK_TIMEOUT), if removes == IsRemoved::No => Err(Trouble::passing("no answer")),
     }
     .map_err(|trouble| (read, trouble))
 }

@@ -135,13 +135,14 @@ impl ToUsers {
     /// What is published now that these mailboxes stand, in its order, and what cannot be.
     pub fn end_making(&mut self, made: &HashSet<MailboxName>) -> (Vec<Entry>, Vec<Entry>) {
         self.is_making = false;
-        if self.known.len() + made.len() > KNOWN_MAX {
-            self.known.clear();
-        }
         let now = Instant::now();
         self.known.extend(made.iter().map(|name| (name.clone(), now)));
         let waiting: Vec<Entry> = self.returned.drain(..).chain(self.aside.drain(..)).collect();
-        waiting.into_iter().partition(|entry| self.stands(entry))
+        let sorted = waiting.into_iter().partition(|entry| self.stands(entry));
+        if self.known.len() > KNOWN_MAX {
+            self.known.clear();
+        }
+        sorted
     }
 
     /// Everything that is not settled, oldest first, and apart from it what has ended links too often. A broker that comes back

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use deadpool_lapin::Object;
@@ -19,13 +19,13 @@ use lapin::{Channel, Event};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Timeout, timeout};
 
-use super::{Asked, Change, making, pause};
+use super::{Asked, Change, PATIENCE, making, pause};
 use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, release};
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::link::{Complaints, Trouble, interval, is_of_one_channel};
 use crate::broker::rabbitmq::outstanding::{Outcome, Outstanding, Published};
 use crate::broker::rabbitmq::topology::{Names, declare_cluster};
-use crate::broker::{MailboxBounds, MailboxName, NotAccepted, Wanted};
+use crate::broker::{MailboxBounds, MailboxName, NotAccepted, Reader, Wanted};
 use crate::message::Message;
 use crate::user::UserName;
 
@@ -66,6 +66,8 @@ impl Other {
 /// Whether a user's mailbox stands, for a reading.
 pub struct Look {
     pub user: UserName,
+    /// Gone when the reading has ended: then nobody is left who wants to know.
+    pub reader: Weak<dyn Reader>,
     pub reading: u64,
     /// Which of the reading's looks it is.
     pub number: u64,
@@ -136,9 +138,8 @@ impl Errands {
         let trouble = match begun.unwrap_or_else(|_| Err(Trouble::passing("no answer"))) {
             Ok(mut under_way) => {
                 let trouble = self.work(&mut under_way, &mut events).await;
-                // They are looked at again over the next connection.
-                let looks: Vec<Look> = under_way.looks.drain().collect();
-                looks.into_iter().rev().for_each(|look| self.waiting.looks.push_front(look));
+                // They are looked at again over the next connection; behind the others, for they may hang.
+                self.waiting.looks.extend(under_way.looks.drain());
                 trouble
             }
             Err(trouble) => {
@@ -193,16 +194,17 @@ impl Errands {
                 },
                 Some(outcome) = under_way.others.next(), if !under_way.others.is_empty() => {
                     if outcome.is_err() {
-                        // Its channel would keep what it holds, until the node that it waits for is back or taken for down.
-                        return Trouble::passing("what was asked of a mailbox is not answered");
+                        // With its channel, which lapin has closed, what it held goes back.
+                        log::debug!("what was asked of a mailbox was not answered in time");
                     }
                 }
                 _ = patrol.tick() => {
-                    while under_way.looks.is_late() && under_way.looks.is_answered_behind() {
+                    if under_way.looks.is_late() && under_way.looks.is_answered_behind() {
                         answered = Instant::now();
                         under_way.looks.give_up_late().into_iter().for_each(|look| self.tell(look, false));
-                    }
-                    if under_way.looks.is_late() && !under_way.is_blocked && answered.elapsed() > ANSWER_TIMEOUT {
+                        // There may be another behind it.
+                        patrol.reset_immediately();
+                    } else if under_way.looks.is_late() && !under_way.is_blocked && answered.elapsed() > ANSWER_TIMEOUT {
                         return Trouble::passing("a look at a mailbox is not answered");
                     }
                 }
@@ -239,7 +241,7 @@ impl UnderWay {
             if !other.is_over() {
                 let doing: BoxFuture<'static, ()> =
                     Box::pin(do_other(other, self.connection.clone(), names.clone(), bounds));
-                self.others.push(timeout(ANSWER_TIMEOUT, doing));
+                self.others.push(timeout(PATIENCE, doing));
             }
         }
     }
@@ -259,7 +261,12 @@ impl UnderWay {
 impl Waiting {
     fn push(&mut self, errand: Errand) {
         match errand {
-            Errand::Look(look) => self.looks.push_back(look),
+            Errand::Look(look) => {
+                if self.looks.len() == self.looks.capacity() {
+                    self.looks.retain(|look| look.reader.strong_count() > 0);
+                }
+                self.looks.push_back(look);
+            }
             Errand::Other(other) => {
                 if self.others.len() == self.others.capacity() {
                     self.others.retain(|other| !other.is_over());

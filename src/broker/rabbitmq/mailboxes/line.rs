@@ -44,12 +44,9 @@ const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// Readings that begin at a time: others wait, so that acknowledgements do not.
 const BEGINNING_MAX: usize = 64;
 
-/// For how long one that begins keeps others waiting.
+/// For how long one that begins keeps others waiting: where the queue's node hangs or is cut off from ours, RabbitMQ answers when it
+/// is back or taken for down, after about a minute (`net_ticktime`).
 const TURN_MAX: Duration = Duration::from_secs(1);
-
-/// Time for the broker to begin a reading. Where the queue's node is cut off from ours, RabbitMQ waits for it until that is
-/// taken for down, about a minute (`net_ticktime`).
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a line is told.
 pub enum Order {
@@ -258,8 +255,7 @@ async fn begin_and_read(
             turn = beginning.acquire() => turn,
         };
         let pause = match consume(connection, mailbox_of(&one.user, &settings.names), turn).await {
-            Ok(Some((channel, mail))) => return read(&channel, mail, one, settings, is_ended).await,
-            Ok(None) => return Ok(Over::Gone),
+            Ok((channel, mail)) => return read(&channel, mail, one, settings, is_ended).await,
             Err(error) if is_code(&error, 404) => pauses.next().ok_or(error)?,
             Err(error) => return Err(error),
         };
@@ -270,32 +266,25 @@ async fn begin_and_read(
     }
 }
 
-/// A consumer, and its channel. Nothing if the broker does not answer in time. `turn` is given up when others have waited
-/// long enough for it.
+/// A consumer, and its channel. `turn` is given up when others have waited long enough for it.
 async fn consume<Turn>(
     connection: &Object,
     mailbox: ShortString,
     turn: Turn,
-) -> Result<Option<(Channel, lapin::Consumer)>, lapin::Error> {
-    let channel = open_channel(connection).await?;
-    let answered = {
-        let mut consuming = std::pin::pin!(async {
-            channel.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
-            channel.basic_consume(mailbox, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
-        });
-        let soon = timeout(TURN_MAX, &mut consuming).await;
-        drop(turn);
-        match soon {
-            Ok(answer) => Some(answer),
-            Err(_) => timeout(BEGIN_TIMEOUT, consuming).await.ok(),
-        }
-    };
-    let Some(answer) = answered else {
-        // So that what it may still bring goes back at once. It, too, is answered only when the node is back or taken for down.
-        let _: Result<Result<(), lapin::Error>, _> = timeout(CLOSING_MAX, channel.close(200, "late".into())).await;
-        return Ok(None);
-    };
-    Ok(Some((channel, answer?)))
+) -> Result<(Channel, lapin::Consumer), lapin::Error> {
+    let mut consuming = std::pin::pin!(async {
+        let channel = open_channel(connection).await?;
+        channel.basic_qos(LETTERS_UNACKNOWLEDGED_MAX, BasicQosOptions::default()).await?;
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let mail = channel.basic_consume(mailbox, "".into(), options, arguments).await?;
+        Ok((channel, mail))
+    });
+    let soon = timeout(TURN_MAX, &mut consuming).await;
+    drop(turn);
+    match soon {
+        Ok(answer) => answer,
+        Err(_) => consuming.await,
+    }
 }
 
 /// Hands over what comes, and acknowledges, until the reading is ended or the mailbox is gone. What is not acknowledged by

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::time::timeout;
 
 use super::Change;
 use crate::broker::rabbitmq::connection::open_channel;
@@ -24,6 +25,9 @@ const TAKING_MAX: Duration = Duration::from_secs(3);
 /// Mailboxes that are made at a time.
 const AT_A_TIME: usize = 64;
 
+/// Time to make so many. RabbitMQ answers for one whose node hangs only when that is back or taken for down.
+const MAKING_MAX: Duration = Duration::from_secs(4);
+
 /// Makes the mailboxes of all of these; the answer is whose stand. An error is the connection's.
 pub async fn make_all(
     connection: &Object,
@@ -34,18 +38,23 @@ pub async fn make_all(
     let mut made = HashSet::new();
     for some in mailboxes.chunks(AT_A_TIME) {
         let channel = open_channel(connection).await?;
-        let all = join_all(some.iter().map(|name| declare(&channel, names, bounds, name))).await;
-        if all.iter().all(Result::is_ok) {
+        let all = join_all(some.iter().map(|name| declare(&channel, names, bounds, name)));
+        if timeout(MAKING_MAX, all).await.is_ok_and(|all| all.iter().all(Result::is_ok)) {
             made.extend(some.iter().cloned());
             channel.close(200, "made".into()).await?;
             continue;
         }
-        // Whichever failed took the others with it.
-        for name in some {
-            if make(connection, names, bounds, name).await?.is_ok() {
-                made.insert(name.clone());
+        // Whichever failed, or is not answered for, took the others with it.
+        drop(channel);
+        let each = some.iter().map(|name| timeout(MAKING_MAX, make(connection, names, bounds, name)));
+        for (name, outcome) in some.iter().zip(join_all(each).await) {
+            match outcome {
+                Ok(outcome) => made.extend(outcome?.is_ok().then(|| name.clone())),
+                Err(_) => log::warn!("a mailbox cannot be made: its node does not answer"),
             }
         }
+        // If it is the connection that does not answer, neither is this, and whoever wants the mailboxes gives it up.
+        open_channel(connection).await?.close(200, "made".into()).await?;
     }
     Ok(made)
 }

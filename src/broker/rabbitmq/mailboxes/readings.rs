@@ -140,7 +140,8 @@ impl Readings {
             State::Absent if one.not_before.is_none_or(|time| time <= Instant::now()) => {
                 one.state = State::Looking;
                 one.look += 1;
-                let look = Look { user: one.user.clone(), reading: number, number: one.look };
+                let reader = Arc::downgrade(&one.reader);
+                let look = Look { user: one.user.clone(), reader, reading: number, number: one.look };
                 // The task ends with the instance.
                 let _ = self.errands.send(Errand::Look(look));
             }
