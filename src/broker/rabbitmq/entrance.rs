@@ -6,7 +6,7 @@
 //!
 //! (Whoever would rather be told at once publishes to the mailbox itself, with `mandatory`; `docs/amqp.md`.)
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use deadpool_lapin::Object;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
@@ -36,8 +36,11 @@ use crate::user::UserName;
 /// Messages that are on their way from the queue to mailboxes.
 const PREFETCH: u16 = 100;
 
-/// Pause before what could not be kept for a passing reason is tried again.
+/// Pause before what could not be kept for a passing reason is tried again, or a lost connection is made anew.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest of these; it is doubled while that goes wrong: to try makes others wait, where a mailbox's node hangs.
+const PAUSE_MAX: Duration = Duration::from_secs(16);
 
 /// What the entrance works with, whatever becomes of connections.
 #[derive(Clone)]
@@ -49,25 +52,38 @@ pub struct Entrance {
     pub metrics: BrokerMetrics,
 }
 
-/// What became of a delivery.
-struct Outcome {
-    tag: u64,
-    again: bool,
-    outcome: Result<(), NotAccepted>,
+/// What was taken from the queue, and is neither kept nor refused so far.
+struct Taken {
+    user: UserName,
+    message: Message,
+    /// It was refused before.
+    is_again: bool,
 }
 
+/// Hears what became of a delivery.
 struct Told {
     tag: u64,
-    /// It came before.
-    again: bool,
-    outcomes: mpsc::UnboundedSender<Outcome>,
+    outcomes: mpsc::UnboundedSender<(u64, Result<(), NotAccepted>)>,
 }
 
 impl Settle for Told {
     fn settled(&self, outcome: Result<(), NotAccepted>) {
         // The broker gives it to somebody else if this connection is gone.
-        let _ = self.outcomes.send(Outcome { tag: self.tag, again: self.again, outcome });
+        let _ = self.outcomes.send((self.tag, outcome));
     }
+}
+
+/// What is done over one connection. Deliveries are known by their tags, which grow.
+struct Service<'a> {
+    entrance: &'a Entrance,
+    channel: Channel,
+    outcomes: mpsc::UnboundedSender<(u64, Result<(), NotAccepted>)>,
+    under_way: HashMap<u64, Taken>,
+    /// What failed for a passing reason and is tried again, and what came behind it for the same user. It does not go back to the
+    /// queue: that gives each back at once, so that the last to go back comes first.
+    held: HashMap<UserName, BTreeMap<u64, Taken>>,
+    retry_at: Option<Instant>,
+    pause: Duration,
 }
 
 impl Entrance {
@@ -102,26 +118,15 @@ impl Entrance {
         let mut deliveries =
             channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
         let (outcomes, mut told) = mpsc::unbounded_channel();
-        // What failed for a passing reason.
-        let (mut failed, mut retry_at) = (BTreeSet::new(), None);
+        let (under_way, held) = (HashMap::new(), HashMap::new());
+        let mut service = Service { entrance: self, channel, outcomes, under_way, held, retry_at: None, pause: PAUSE };
         loop {
             tokio::select! {
                 biased;
-                Some(outcome) = told.recv() => {
-                    self.settle(&channel, outcome, &mut failed).await?;
-                    if !failed.is_empty() {
-                        retry_at.get_or_insert_with(|| Instant::now() + PAUSE);
-                    }
-                }
-                () = until(retry_at), if retry_at.is_some() => {
-                    retry_at = None;
-                    // The newest first: each goes back to its place before the others.
-                    while let Some(tag) = failed.pop_last() {
-                        channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await?;
-                    }
-                }
+                Some((tag, outcome)) = told.recv() => service.settle(tag, outcome).await?,
+                () = until(service.retry_at), if service.retry_at.is_some() => service.try_again().await,
                 delivery = deliveries.next() => match delivery {
-                    Some(delivery) => self.take(delivery?, &outcomes).await,
+                    Some(delivery) => service.take(delivery?).await?,
                     None => return Err(Trouble::passing("the broker cancelled the consumer")),
                 },
             }
@@ -143,38 +148,69 @@ impl Entrance {
         let (name, options) = (self.names.users.clone(), QueueBindOptions::default());
         channel.queue_bind(name.clone(), name, "".into(), options, FieldTable::default()).await
     }
+}
 
-    /// Hands a message on; while there is no room for it, nothing more is taken.
-    async fn take(&self, delivery: Delivery, outcomes: &mpsc::UnboundedSender<Outcome>) {
-        let tag = delivery.delivery_tag;
-        let told = Told { tag, again: delivery.redelivered, outcomes: outcomes.clone() };
-        let fits = delivery.data.len() <= self.message_bytes_max;
+impl Service<'_> {
+    /// Takes a message out of the queue.
+    async fn take(&mut self, delivery: Delivery) -> Result<(), lapin::Error> {
+        let (tag, is_again) = (delivery.delivery_tag, delivery.redelivered);
+        let Entrance { names, message_ids, message_bytes_max, metrics, .. } = self.entrance;
+        let fits = delivery.data.len() <= *message_bytes_max;
         let user = UserName::parse(delivery.routing_key.as_str()).ok().filter(|_| fits);
-        let Some(message) = user.and_then(|user| envelope::open_letter(delivery, &self.names, &user)) else {
-            self.metrics.dropped(if fits { Dropped::NotATopic } else { Dropped::Oversized });
-            return Told { again: true, ..told }.settled(Err(NotAccepted::MailboxFull));
+        let letter = user.and_then(|user| Some((envelope::open_letter(delivery, names, &user)?, user)));
+        let Some((message, user)) = letter else {
+            metrics.dropped(if fits { Dropped::NotATopic } else { Dropped::Oversized });
+            return self.refuse(tag).await;
         };
-        let id = message.id.clone().unwrap_or_else(|| self.message_ids.next());
-        self.spool.take(Message { id: Some(id), ..message }, Receipt::to(Arc::new(told))).await;
+        let id = message.id.clone().unwrap_or_else(|| message_ids.next());
+        let taken = Taken { user, message: Message { id: Some(id), ..message }, is_again };
+        match self.held.get_mut(&taken.user) {
+            Some(before) => drop(before.insert(tag, taken)),
+            None => self.hand_on(tag, taken).await,
+        }
+        Ok(())
     }
 
-    async fn settle(
-        &self,
-        channel: &Channel,
-        Outcome { tag, again, outcome }: Outcome,
-        failed: &mut BTreeSet<u64>,
-    ) -> Result<(), lapin::Error> {
+    /// While there is no room for it, nothing more is taken.
+    async fn hand_on(&mut self, tag: u64, taken: Taken) {
+        let told = Told { tag, outcomes: self.outcomes.clone() };
+        let message = taken.message.clone();
+        self.under_way.insert(tag, taken);
+        self.entrance.spool.take(message, Receipt::to(Arc::new(told))).await;
+    }
+
+    async fn settle(&mut self, tag: u64, outcome: Result<(), NotAccepted>) -> Result<(), lapin::Error> {
+        let Some(taken) = self.under_way.remove(&tag) else { return Ok(()) };
         match outcome {
-            Ok(()) => channel.basic_ack(tag, BasicAckOptions { multiple: false }).await,
-            // Twice, for a mailbox on a node that has just died refuses, too.
-            Err(NotAccepted::MailboxFull) if again => {
-                channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await
+            Ok(()) => {
+                if taken.is_again {
+                    self.pause = PAUSE;
+                }
+                self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).await
             }
+            // Twice, for a mailbox on a node that has just died refuses, too.
+            Err(NotAccepted::MailboxFull) if taken.is_again => self.refuse(tag).await,
             Err(_) => {
-                failed.insert(tag);
+                let of_user = self.held.entry(taken.user.clone()).or_default();
+                of_user.insert(tag, Taken { is_again: true, ..taken });
+                self.retry_at.get_or_insert_with(|| Instant::now() + self.pause);
                 Ok(())
             }
         }
+    }
+
+    async fn try_again(&mut self) {
+        self.retry_at = None;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let held: BTreeMap<u64, Taken> = std::mem::take(&mut self.held).into_values().flatten().collect();
+        for (tag, taken) in held {
+            self.hand_on(tag, taken).await;
+        }
+    }
+
+    /// The queue passes it on to `{prefix}.users.refused`.
+    async fn refuse(&self, tag: u64) -> Result<(), lapin::Error> {
+        self.channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await
     }
 }
 
