@@ -24,7 +24,7 @@ const DESTINATION: &str = "/topic/reply";
 const TAKEN_MAX: usize = 1000;
 
 /// Messages among which one call looks for them: those about other destinations are before them, perhaps.
-const LOOKED_AT_MAX: usize = 100_000;
+const LOOKED_AT_MAX: usize = 5000;
 
 /// Bytes of a form beside the message, which is at most three times as long there.
 const FORM_BYTES_MAX: usize = 4 * 1024;

@@ -189,7 +189,10 @@ impl Service<'_> {
                 self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).await
             }
             // Twice, for a mailbox on a node that has just died refuses, too.
-            Err(NotAccepted::MailboxFull) if taken.is_again => self.refuse(tag).await,
+            Err(NotAccepted::MailboxFull) if taken.is_again => {
+                self.pause = PAUSE;
+                self.refuse(tag).await
+            }
             Err(_) => {
                 let of_user = self.held.entry(taken.user.clone()).or_default();
                 of_user.insert(tag, Taken { is_again: true, ..taken });

@@ -22,6 +22,9 @@ use lapin::types::ShortString;
 use lapin::{Confirmation, PublisherConfirm};
 use tokio::time::Instant;
 
+/// Confirms that are looked at though nobody waits for them; a queue that takes nothing for hours must not cost ever more.
+const GIVEN_UP_MAX: usize = 256;
+
 /// Something that can be known again when it comes back.
 pub trait Published {
     /// Whether this is it; the routing key is the same.
@@ -45,7 +48,7 @@ pub struct Outstanding<T, C = PublisherConfirm> {
     /// What came back with the confirms of others.
     returned: Vec<BasicReturnMessage>,
     /// Confirms that nobody waits for any more, but which may be given what is another's.
-    given_up: Vec<Progress<C>>,
+    given_up: VecDeque<Progress<C>>,
 }
 
 struct One<T, C> {
@@ -106,7 +109,7 @@ impl<C: Confirm> Progress<C> {
 
 impl<T, C> Default for Outstanding<T, C> {
     fn default() -> Outstanding<T, C> {
-        Outstanding { all: VecDeque::new(), returned: Vec::new(), given_up: Vec::new() }
+        Outstanding { all: VecDeque::new(), returned: Vec::new(), given_up: VecDeque::new() }
     }
 }
 
@@ -161,7 +164,10 @@ impl<T: Published, C: Confirm> Outstanding<T, C> {
         // What is confirmed by now is not late.
         self.look_at_the_others();
         let late = self.all.pop_front()?;
-        self.given_up.push(late.progress);
+        if self.given_up.len() == GIVEN_UP_MAX {
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back(late.progress);
         late.entry.map(|(entry, _)| entry)
     }
 

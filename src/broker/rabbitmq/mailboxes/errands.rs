@@ -17,9 +17,9 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Event};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Timeout, timeout};
+use tokio::time::{Instant, timeout};
 
-use super::{Asked, Change, PATIENCE, making, pause};
+use super::{Asked, Change, making, pause};
 use crate::broker::rabbitmq::connection::{CLOSED_CHANNELS_MAX, Endpoints, release};
 use crate::broker::rabbitmq::envelope;
 use crate::broker::rabbitmq::link::{Complaints, Trouble, interval, is_of_one_channel};
@@ -32,8 +32,9 @@ use crate::user::UserName;
 /// Looks that are under way at a time.
 const LOOKS_MAX: usize = 256;
 
-/// Things that are done at a time, each with a channel of its own.
-const AT_A_TIME: usize = 32;
+/// Things that are done at a time, each with a channel of its own. Those at a mailbox whose node hangs are among them until that
+/// is back or taken for down.
+const AT_A_TIME: usize = 256;
 
 /// Time for the broker to answer a look, while it answers later ones: it waits for a mailbox whose node hangs, and what was
 /// asked later is settled only after that.
@@ -103,7 +104,7 @@ struct UnderWay {
     connection: Arc<Object>,
     channel: Channel,
     looks: Outstanding<Look>,
-    others: FuturesUnordered<Timeout<BoxFuture<'static, ()>>>,
+    others: FuturesUnordered<BoxFuture<'static, ()>>,
     /// The broker reads nothing from us.
     is_blocked: bool,
     /// How many the broker has closed: whoever asks in vain for what waits in a mailbox costs one.
@@ -192,12 +193,7 @@ impl Errands {
                     }
                     Err(error) => return error.into(),
                 },
-                Some(outcome) = under_way.others.next(), if !under_way.others.is_empty() => {
-                    if outcome.is_err() {
-                        // With its channel, which lapin has closed, what it held goes back.
-                        log::debug!("what was asked of a mailbox was not answered in time");
-                    }
-                }
+                Some(()) = under_way.others.next(), if !under_way.others.is_empty() => {}
                 _ = patrol.tick() => {
                     if under_way.looks.is_late() && under_way.looks.is_answered_behind() {
                         answered = Instant::now();
@@ -239,9 +235,7 @@ impl UnderWay {
             && let Some(other) = waiting.others.pop_front()
         {
             if !other.is_over() {
-                let doing: BoxFuture<'static, ()> =
-                    Box::pin(do_other(other, self.connection.clone(), names.clone(), bounds));
-                self.others.push(timeout(PATIENCE, doing));
+                self.others.push(Box::pin(do_other(other, self.connection.clone(), names.clone(), bounds)));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use deadpool_lapin::Object;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -25,8 +25,11 @@ const TAKING_MAX: Duration = Duration::from_secs(3);
 /// Mailboxes that are made at a time.
 const AT_A_TIME: usize = 64;
 
-/// Time to make so many. RabbitMQ answers for one whose node hangs only when that is back or taken for down.
+/// Time to make so many, or one. RabbitMQ answers for one whose node hangs only when that is back or taken for down.
 const MAKING_MAX: Duration = Duration::from_secs(4);
+
+/// Time after which no more are begun; their senders are told.
+const ALL_MAX: Duration = Duration::from_secs(15);
 
 /// Makes the mailboxes of all of these; the answer is whose stand. An error is the connection's.
 pub async fn make_all(
@@ -35,28 +38,37 @@ pub async fn make_all(
     bounds: MailboxBounds,
     mailboxes: Vec<MailboxName>,
 ) -> Result<HashSet<MailboxName>, lapin::Error> {
+    let began = Instant::now();
     let mut made = HashSet::new();
-    for some in mailboxes.chunks(AT_A_TIME) {
+    for some in mailboxes.chunks(AT_A_TIME).take_while(|_| began.elapsed() < ALL_MAX) {
         let channel = open_channel(connection).await?;
-        let all = join_all(some.iter().map(|name| declare(&channel, names, bounds, name)));
-        if timeout(MAKING_MAX, all).await.is_ok_and(|all| all.iter().all(Result::is_ok)) {
+        let (all, of_whom) = (some.to_vec(), names.clone());
+        let declaring = answer(async move {
+            try_join_all(all.iter().map(|name| declare(&channel, &of_whom, bounds, name))).await?;
+            channel.close(200, "made".into()).await
+        });
+        if declaring.await.is_ok() {
             made.extend(some.iter().cloned());
-            channel.close(200, "made".into()).await?;
             continue;
         }
         // Whichever failed, or is not answered for, took the others with it.
-        drop(channel);
-        let each = some.iter().map(|name| timeout(MAKING_MAX, make(connection, names, bounds, name)));
-        for (name, outcome) in some.iter().zip(join_all(each).await) {
-            match outcome {
-                Ok(outcome) => made.extend(outcome?.is_ok().then(|| name.clone())),
-                Err(_) => log::warn!("a mailbox cannot be made: its node does not answer"),
-            }
+        let each = join_all(some.iter().map(|name| make(connection, names, bounds, name))).await;
+        for (name, outcome) in some.iter().zip(each) {
+            made.extend(outcome?.is_ok().then(|| name.clone()));
         }
         // If it is the connection that does not answer, neither is this, and whoever wants the mailboxes gives it up.
         open_channel(connection).await?.close(200, "made".into()).await?;
     }
     Ok(made)
+}
+
+/// The answer to what is asked over one channel, if it comes in time. Else it is waited for by itself: a channel must not be
+/// dropped before, for where an error crosses its end lapin (4.12.3) takes it for the connection's.
+async fn answer(asking: impl Future<Output = Result<(), lapin::Error>> + Send + 'static) -> Result<(), lapin::Error> {
+    match timeout(MAKING_MAX, tokio::spawn(asking)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) | Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
 }
 
 /// Makes one mailbox, unless it stands. The outer error is the connection's.
@@ -67,19 +79,24 @@ async fn make(
     mailbox: &MailboxName,
 ) -> Result<Result<(), lapin::Error>, lapin::Error> {
     let channel = open_channel(connection).await?;
-    match declare(&channel, names, bounds, mailbox).await {
-        Ok(()) => Ok(Ok(channel.close(200, "made".into()).await?)),
+    let (of_whom, name) = (names.clone(), mailbox.clone());
+    let declaring = answer(async move {
+        declare(&channel, &of_whom, bounds, &name).await?;
+        channel.close(200, "made".into()).await
+    });
+    match declaring.await {
         // It may stand with other bounds, those of an earlier configuration or of an operator; or there are as many queues as
         // the virtual host may have.
         Err(error) if is_code(&error, 406) => {
-            let channel = open_channel(connection).await?;
-            let options = QueueDeclareOptions { passive: true, ..Default::default() };
-            match channel.queue_declare(names.mailbox(mailbox), options, FieldTable::default()).await {
-                Ok(_) => Ok(Ok(channel.close(200, "seen".into()).await?)),
-                Err(_) => Ok(Err(refused(error))),
-            }
+            let (channel, queue) = (open_channel(connection).await?, names.mailbox(mailbox));
+            let looking = answer(async move {
+                let options = QueueDeclareOptions { passive: true, ..Default::default() };
+                channel.queue_declare(queue, options, FieldTable::default()).await?;
+                channel.close(200, "seen".into()).await
+            });
+            Ok(looking.await.map_err(|_| refused(error)))
         }
-        Err(error) => Ok(Err(refused(error))),
+        outcome => Ok(outcome.map_err(refused)),
     }
 }
 
