@@ -82,14 +82,19 @@ impl Device {
         let leaves_at = Instant::now() + STAY_MAX.mul_f64(fastrand::f64().powi(2));
         let acknowledges = fastrand::u8(..8) > 0;
         let mut is_last = self.orders.borrow().is_settling;
+        let mut owed = Vec::new();
         loop {
             tokio::select! {
                 () = sleep_until(leaves_at), if !is_last => break,
                 () = settling(&mut self.orders), if !is_last => is_last = true,
                 turned = client.turn() => {
                     turned?;
-                    self.read(&mut client, is_json, acknowledges || is_last)?;
+                    self.read(&mut client, is_json, &mut owed)?;
                 }
+            }
+            // In the end also what was not acknowledged before: no more than some comes ahead of that.
+            if acknowledges || is_last {
+                acknowledge(&mut client, std::mem::take(&mut owed))?;
             }
         }
         if fastrand::bool() {
@@ -107,7 +112,7 @@ impl Device {
 
     async fn read_to_the_end(&self, client: &mut Client, is_json: bool) -> Ended {
         loop {
-            if let Err(ended) = self.read(client, is_json, false) {
+            if let Err(ended) = self.read(client, is_json, &mut Vec::new()) {
                 return ended;
             }
             if let Err(error) = client.turn().await {
@@ -116,9 +121,9 @@ impl Device {
         }
     }
 
-    /// Sees what has arrived. Acknowledges it, too: a plain session does so by its pongs, whether it wants to or not.
-    fn read(&self, client: &mut Client, is_json: bool, acknowledges: bool) -> Result<(), Ended> {
-        let mut owed = Vec::new();
+    /// Sees what has arrived, and notes what is to be acknowledged. A plain session acknowledges by its pongs, whether it wants to or
+    /// not.
+    fn read(&self, client: &mut Client, is_json: bool, owed: &mut Vec<String>) -> Result<(), Ended> {
         client.take(|payload| {
             let text = std::str::from_utf8(payload).map_err(|_| Ended::Refused("a text is no UTF-8".to_owned()))?;
             if !is_json {
@@ -133,14 +138,19 @@ impl Device {
             }
             Ok(())
         })?;
-        if acknowledges && !owed.is_empty() {
-            client.send(|out| {
-                for id in owed {
-                    let acknowledgement = json!({ "type": "acknowledge", "message_id": id }).to_string();
-                    wire::encode(wire::TEXT, acknowledgement.as_bytes(), out);
-                }
-            })?;
-        }
         Ok(())
     }
+}
+
+fn acknowledge(client: &mut Client, owed: Vec<String>) -> Result<(), Ended> {
+    if owed.is_empty() {
+        return Ok(());
+    }
+    client.send(|out| {
+        for id in owed {
+            let acknowledgement = json!({ "type": "acknowledge", "message_id": id }).to_string();
+            wire::encode(wire::TEXT, acknowledgement.as_bytes(), out);
+        }
+    })?;
+    Ok(())
 }
