@@ -266,9 +266,6 @@ impl Users {
                 Err(_) => break,
             }
         }
-        // What could not be acknowledged when it was set aside was set aside again.
-        let mut seen = HashSet::new();
-        taken.retain(|message: &Message| message.id.clone().is_none_or(|id| seen.insert(id)));
         Ok(taken)
     }
 
